@@ -1,0 +1,64 @@
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+"""Uniformly random absent links, without ever listing all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from scipy import sparse
+
+from topo.hashing import sample_integers
+
+__all__ = ["sample_absent"]
+
+
+@njit(nogil=True, cache=True)
+def _cells_of_ranks(indptr, indices, n_in, ranks):
+    """The absent cells with the given ranks (ascending), counted in row-major order."""
+    rows = np.empty(len(ranks), dtype=np.int32)
+    cols = np.empty(len(ranks), dtype=np.int32)
+    row, before = 0, 0  # absent cells in the rows above
+    for i in range(len(ranks)):
+        while ranks[i] - before >= n_in - (indptr[row + 1] - indptr[row]):
+            before += n_in - (indptr[row + 1] - indptr[row])
+            row += 1
+        rank = ranks[i] - before
+        # the p-th link of a row has indices[p] - p absent cells to its left
+        low, high = indptr[row], indptr[row + 1]
+        while low < high:
+            middle = (low + high) // 2
+            if indices[middle] - (middle - indptr[row]) <= rank:
+                low = middle + 1
+            else:
+                high = middle
+        rows[i] = row
+        cols[i] = rank + (low - indptr[row])
+    return rows, cols
+
+
+def sample_absent(
+    adjacency: sparse.csr_array, k: int, key: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """k distinct absent links, uniformly, in row-major order.
+
+    Parameters
+    ----------
+    adjacency : csr_array of bool, shape (n_out, n_in)
+    k : int
+        How many; at most the number of absent links.
+    key : int
+        From `topo.stream`.
+
+    Examples
+    --------
+    >>> import topo
+    >>> a = topo.as_adjacency([[1, 0], [1, 1]])
+    >>> rows, cols = topo.sample_absent(a, 1, topo.stream(0))
+    >>> rows.tolist(), cols.tolist()
+    ([0], [1])
+    """
+    n_out, n_in = adjacency.shape
+    ranks = sample_integers(n_out * n_in - adjacency.nnz, k, key)
+    rows, cols = _cells_of_ranks(adjacency.indptr, adjacency.indices, n_in, ranks)
+    return rows, cols

@@ -1,0 +1,255 @@
+"""A layer's topology: a canonical, read-only boolean ``scipy.sparse.csr_array``.
+
+The shape is ``(n_out, n_in)``, as that of ``torch.nn.Linear.weight``: row ``v`` lists the input
+neurons linked to output neuron ``v``. Canonical means sorted 32-bit indices, no duplicates, no
+explicit zeros. The arrays are read-only: an update makes new ones, so a saved adjacency never
+changes.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+__all__ = [
+    "as_adjacency",
+    "from_links",
+    "link_count",
+    "link_keys",
+    "links",
+    "locate",
+    "transpose",
+]
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+def as_adjacency(matrix: Any) -> sparse.csr_array:
+    """Turn any 0/1 matrix into a canonical adjacency.
+
+    Parameters
+    ----------
+    matrix : scipy sparse matrix or array, or array_like, shape (n_out, n_in)
+        Entries 0 or 1 (or bool). Explicit zeros and unsorted indices are tidied.
+
+    Returns
+    -------
+    scipy.sparse.csr_array of bool
+        Canonical, int32 indices, read-only arrays. An adjacency that already is one comes back
+        as it is, without a copy.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not two-dimensional, is empty along a side, or holds a value other than
+        0 and 1 (duplicate entries add up, and are refused too), or an index out of range.
+
+    Examples
+    --------
+    >>> import topo
+    >>> a = topo.as_adjacency([[1, 0, 1], [0, 0, 1]])
+    >>> a.shape, a.nnz, a.indices.tolist()
+    ((2, 3), 3, [0, 2, 2])
+    """
+    if _is_canonical(matrix):
+        return matrix
+    if sparse.issparse(matrix):
+        if hasattr(matrix, "check_format"):
+            matrix.check_format(full_check=True)  # scipy's kernels crash on bad indices
+        coo = matrix.tocoo()
+        values, shape = coo.data, coo.shape
+    else:
+        values = np.asarray(matrix)
+        shape = values.shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"an adjacency has the shape (n_out, n_in), both at least 1; this one has {shape}"
+        )
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"an adjacency holds 0 and 1; this one holds {values.dtype} objects")
+    wrong = (values != 0) & (values != 1)
+    if wrong.any():
+        raise ValueError(
+            f"an adjacency holds 0 and 1; this one holds {values[wrong][0].item()!r} "
+            "(for weights, pass `weights != 0`)"
+        )
+    if sparse.issparse(matrix):
+        rows, cols = coo.row[values != 0], coo.col[values != 0]
+    else:
+        rows, cols = np.nonzero(values)
+    return from_links(rows, cols, (int(shape[0]), int(shape[1])))
+
+
+def from_links(rows: npt.ArrayLike, cols: npt.ArrayLike, shape: tuple[int, int]) -> sparse.csr_array:
+    """Build the adjacency with the links ``(rows[i], cols[i])``.
+
+    Parameters
+    ----------
+    rows, cols : array_like of int, shape (links,)
+        Output and input neuron of each link, in any order.
+    shape : (int, int)
+        ``(n_out, n_in)``.
+
+    Raises
+    ------
+    ValueError
+        On indices out of range, a link given twice, or arrays of unequal length.
+
+    Examples
+    --------
+    >>> import topo
+    >>> topo.from_links([1, 0], [2, 0], (2, 3)).toarray().astype(int)
+    array([[1, 0, 0],
+           [0, 0, 1]])
+    """
+    r, c = np.asarray(rows), np.asarray(cols)
+    n_out, n_in = shape
+    if r.shape != c.shape or r.ndim != 1:
+        raise ValueError(f"rows and cols must be one-dimensional and equal in length, not {r.shape}, {c.shape}")
+    for name, index, size in (("row", r, n_out), ("column", c, n_in)):
+        if index.size and index.dtype.kind not in "iu":
+            raise ValueError(f"{name} indices must be integers, not {index.dtype}")
+        if index.size and (index.min() < 0 or index.max() >= size):
+            bad = index.min() if index.min() < 0 else index.max()
+            raise ValueError(f"{name} {bad} is out of range for a layer of shape {shape}")
+    if r.size > _INT32_MAX or max(shape) > _INT32_MAX:
+        raise ValueError(f"a layer of shape {shape} with {r.size} links exceeds 32-bit indices")
+    keys = np.sort(r.astype(np.int64) * n_in + c.astype(np.int64))
+    twice = np.flatnonzero(keys[1:] == keys[:-1])
+    if twice.size:
+        row, col = divmod(int(keys[twice[0]]), n_in)
+        raise ValueError(f"the link ({row}, {col}) is given twice")
+    return _from_sorted_keys(keys, shape)
+
+
+def links(adjacency: sparse.csr_array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Rows and columns of all links, in row-major order.
+
+    Examples
+    --------
+    >>> import topo
+    >>> rows, cols = topo.links(topo.as_adjacency([[0, 1], [1, 1]]))
+    >>> rows.tolist(), cols.tolist()
+    ([0, 1, 1], [1, 0, 1])
+    """
+    n_out = adjacency.shape[0]
+    rows = np.repeat(np.arange(n_out, dtype=np.int32), np.diff(adjacency.indptr))
+    return rows, adjacency.indices
+
+
+def link_keys(adjacency: sparse.csr_array) -> npt.NDArray[np.int64]:
+    """Every link as one integer ``row * n_in + column``, ascending."""
+    rows, cols = links(adjacency)
+    return rows.astype(np.int64) * adjacency.shape[1] + cols
+
+
+def locate(
+    keys: npt.NDArray[np.int64], among: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Position of each key in the ascending array ``among``, or -1 where it is absent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from topo.adjacency import locate
+    >>> locate(np.array([3, 4, 9]), among=np.array([1, 3, 9])).tolist()
+    [1, -1, 2]
+    """
+    at = np.searchsorted(among, keys)
+    found = np.zeros(len(keys), dtype=bool)
+    inside = at < len(among)
+    found[inside] = among[at[inside]] == keys[inside]
+    return np.where(found, at, -1)
+
+
+def transpose(
+    adjacency: sparse.csr_array,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """CSR of the transposed layer and, per entry of it, the position in the original.
+
+    Returns
+    -------
+    indptr, indices, order : int32 arrays, shapes (n_in + 1,), (links,), (links,)
+        ``values[order]`` are the values in the order of the transposed layer.
+    """
+    n_in = adjacency.shape[1]
+    rows, cols = links(adjacency)
+    order = np.argsort(cols, kind="stable").astype(np.int32)
+    indptr = np.zeros(n_in + 1, dtype=np.int32)
+    np.cumsum(np.bincount(cols, minlength=n_in), out=indptr[1:])
+    return _frozen(indptr), _frozen(rows[order]), _frozen(order)
+
+
+def link_count(density: float, n_out: int, n_in: int) -> int:
+    """The exact number of links of a layer: ``round(density * n_out * n_in)``.
+
+    Raises
+    ------
+    ValueError
+        If density is not in (0, 1], a size is not a positive integer, or the layer is too small
+        to hold one link at this density.
+
+    Examples
+    --------
+    >>> import topo
+    >>> topo.link_count(0.05, 256, 64)
+    819
+    """
+    for name, size in (("n_out", n_out), ("n_in", n_in)):
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, not {size!r}")
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
+        raise ValueError(
+            f"density must be in (0, 1], not {density!r} (density = 1 - sparsity: "
+            "95 % sparsity is density 0.05)"
+        )
+    count = round(float(density) * int(n_out) * int(n_in))
+    if count < 1:
+        raise ValueError(
+            f"density {density!r} leaves no link in a layer of {n_out} x {n_in} neurons: "
+            f"use at least {1 / (n_out * n_in):.2g}, or exclude the layer"
+        )
+    return count
+
+
+def _is_canonical(matrix: Any) -> bool:
+    return (
+        isinstance(matrix, sparse.csr_array)
+        and matrix.ndim == 2
+        and 0 not in matrix.shape
+        and matrix.dtype == bool
+        and matrix.indices.dtype == matrix.indptr.dtype == np.int32
+        and not (matrix.indices.flags.writeable or matrix.indptr.flags.writeable)
+        and len(matrix.indices) == len(matrix.data) == matrix.indptr[-1]
+        and bool(matrix.data.all())
+        and bool(matrix.has_canonical_format)
+    )
+
+
+def _from_sorted_keys(keys: npt.NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_array:
+    n_out, n_in = shape
+    indptr = np.searchsorted(keys, np.arange(n_out + 1, dtype=np.int64) * n_in).astype(np.int32)
+    return _from_csr(indptr, (keys % n_in).astype(np.int32), shape)
+
+
+def _from_csr(
+    indptr: npt.NDArray[np.int32], indices: npt.NDArray[np.int32], shape: tuple[int, int]
+) -> sparse.csr_array:
+    """Wrap index arrays that are known to be canonical, sharing their memory."""
+    data = np.ones(len(indices), dtype=bool)
+    adjacency = sparse.csr_array(
+        (_frozen(data), _frozen(indices), _frozen(indptr)), shape=shape, copy=False
+    )
+    adjacency.has_sorted_indices = True
+    adjacency.has_canonical_format = True
+    return adjacency
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

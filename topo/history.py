@@ -1,0 +1,456 @@
+"""The topology as a time series on disk: Parquet link events and keyframes.
+
+A history is a folder that pandas, polars and DuckDB read without us::
+
+    _meta.json     schema version, layer shapes, couplings
+    events/        step, layer, event, row, column, weight     one part per update
+    updates/       update, step, layer, links, thinned, removed, percolated, grown, overlap
+    keyframes/     layer, row, column, weight                  all links at some steps
+
+Events are "start" (every link at step 0), "thinned", "removed", "percolated" and "grown". Each part
+is written to a temporary name, synced and renamed; an update's part in ``updates/`` comes last, so
+an update exists once it is complete, and a reader beside the writer sees a consistent prefix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from topo.adjacency import from_links, link_keys
+from topo.network import Coupling, Network
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["History", "HistoryError", "HistoryWriter"]
+
+SCHEMA = 1
+KEYFRAME_EVERY = 16  # updates; an update changes about half the links, so they cost little
+LOSSES = ("thinned", "removed", "percolated")
+
+_EVENTS = pa.schema(
+    {
+        "step": pa.int64(),
+        "layer": pa.dictionary(pa.int32(), pa.string()),
+        "event": pa.dictionary(pa.int8(), pa.string()),
+        "row": pa.int32(),
+        "column": pa.int32(),
+        "weight": pa.float32(),
+    }
+)
+_KEYFRAME = pa.schema([f for f in _EVENTS if f.name not in ("step", "event")])
+_UPDATES = pa.schema(
+    {
+        "update": pa.int64(),
+        "step": pa.int64(),
+        "layer": pa.string(),
+        "links": pa.int64(),
+        **{phase: pa.int64() for phase in (*LOSSES, "grown")},
+        "overlap": pa.float64(),
+    }
+)
+
+
+class HistoryError(ValueError):
+    """A history that is missing, damaged, or would be overwritten."""
+
+
+class HistoryWriter:
+    """Write a history, one update at a time.
+
+    Parameters
+    ----------
+    path : path
+        A folder that does not exist yet, or is empty.
+    network : Network
+        The topology at step 0.
+
+    Raises
+    ------
+    HistoryError
+        If the folder holds something already.
+
+    Examples
+    --------
+    >>> import tempfile, topo
+    >>> net = topo.Network({"fc": [[1, 0], [0, 1]]})
+    >>> folder = tempfile.mkdtemp()
+    >>> writer = topo.HistoryWriter(folder, net)
+    >>> grown = topo.Network({"fc": [[1, 1], [0, 0]]})
+    >>> writer.append(10, grown, {"fc": {"removed": [3], "grown": [1]}})
+    >>> topo.History.open(folder).at(10) == grown
+    True
+    """
+
+    def __init__(self, path: str | os.PathLike[str], network: Network) -> None:
+        self.path = Path(path)
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise HistoryError(
+                f"{self.path} exists already: a history is never overwritten; "
+                "give another path or remove it"
+            )
+        self._network = network
+        self._updates = 0
+        self._step = 0
+        for part in ("events", "updates", "keyframes"):
+            (self.path / part).mkdir(parents=True)
+        start = {name: {"start": link_keys(a)} for name, a in network.layers.items()}
+        self._write("events", 0, _event_table(0, start, network))
+        self._write("updates", 0, self._update_table(0, network, {}, {}))
+        meta = {
+            "format": "epitopo-history",
+            "schema": SCHEMA,
+            "layers": {name: list(a.shape) for name, a in network.layers.items()},
+            "couplings": [
+                {"outputs": list(c.outputs), "inputs": list(c.inputs)} for c in network.couplings
+            ],
+        }
+        _write_atomically(self.path / "_meta.json", json.dumps(meta, indent=1).encode())
+
+    def append(
+        self,
+        step: int,
+        network: Network,
+        events: Mapping[str, Mapping[str, npt.ArrayLike]],
+        overlap: Mapping[str, float] | None = None,
+    ) -> None:
+        """Record one update.
+
+        Parameters
+        ----------
+        step : int
+            Greater than that of the update before.
+        network : Network
+            The topology after the update.
+        events : mapping of layer name to mapping of event name to link keys
+            "thinned", "removed", "percolated" and "grown" links as ``row * n_in + column``.
+        overlap : mapping of str to float, optional
+            ELM overlap per layer; NaN where none is given.
+
+        Raises
+        ------
+        ValueError
+            If the step does not come later, or the events do not lead from the topology of the
+            update before to this one.
+        """
+        if step <= self._step:
+            raise ValueError(f"step {step} does not come after step {self._step}")
+        for name, a in network.layers.items():
+            before = link_keys(self._network.layers[name])
+            if not np.array_equal(_apply(before, events.get(name, {})), link_keys(a)):
+                raise ValueError(f"step {step}: the events of layer {name!r} do not give its links")
+        self._updates += 1
+        self._write("events", step, _event_table(step, events, network))
+        if self._updates % KEYFRAME_EVERY == 0:
+            self.keyframe(step, network)
+        self._write("updates", step, self._update_table(step, network, events, overlap or {}))
+        self._network, self._step = network, step
+
+    def keyframe(
+        self,
+        step: int,
+        network: Network,
+        weights: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """Record all links at a step, with their weights if given (one value per link)."""
+        columns: list[dict[str, Any]] = []
+        for name, a in network.layers.items():
+            part = _columns(name, link_keys(a), a.shape[1])
+            if weights is not None:
+                part["weight"] = np.asarray(weights[name], dtype=np.float32)
+            columns.append(part)
+        self._write("keyframes", step, _table(columns, _KEYFRAME))
+
+    def _update_table(
+        self,
+        step: int,
+        network: Network,
+        events: Mapping[str, Mapping[str, npt.ArrayLike]],
+        overlap: Mapping[str, float],
+    ) -> pa.Table:
+        rows = [
+            {
+                "update": self._updates,
+                "step": step,
+                "layer": name,
+                "links": a.nnz,
+                **{p: len(np.asarray(events.get(name, {}).get(p, ()))) for p in (*LOSSES, "grown")},
+                "overlap": overlap.get(name, float("nan")),
+            }
+            for name, a in network.layers.items()
+        ]
+        return pa.Table.from_pylist(rows, _UPDATES)
+
+    def _write(self, part: str, step: int, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        links = "row" in table.column_names
+        pq.write_table(
+            table,
+            sink,
+            compression="zstd",
+            use_dictionary=["layer", "event"] if links else True,
+            column_encoding=dict.fromkeys(("row", "column"), "DELTA_BINARY_PACKED")
+            if links
+            else None,
+        )
+        _write_atomically(_part(self.path, part, step), sink.getvalue().to_pybytes())
+
+
+class History:
+    """Read a history. Open one with `History.open`.
+
+    Attributes
+    ----------
+    path : Path
+    steps : list of int
+        The recorded steps, ascending: 0, then one per update.
+    shapes : dict of str to (int, int)
+        ``(n_out, n_in)`` of each layer.
+    couplings : tuple of Coupling
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: dict[str, tuple[int, int]],
+        couplings: tuple[Coupling, ...],
+        updates: pa.Table,
+    ) -> None:
+        self.path = path
+        self.shapes = shapes
+        self.couplings = couplings
+        self._updates = updates
+        self.steps: list[int] = sorted(set(updates["step"].to_pylist()))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> History:
+        """Open the history in a folder, or that of a run (its ``topology`` folder).
+
+        Raises
+        ------
+        HistoryError
+            If there is none, or it is damaged; the message names the file and the mend.
+        """
+        folder = Path(path)
+        if not (folder / "_meta.json").is_file() and (folder / "topology" / "_meta.json").is_file():
+            folder = folder / "topology"
+        meta_file = folder / "_meta.json"
+        if not meta_file.is_file():
+            what = "no such folder" if not folder.is_dir() else "the folder has no _meta.json"
+            raise HistoryError(f"no history in {folder}: {what}")
+        try:
+            meta = json.loads(meta_file.read_text())
+            schema = meta["schema"]
+            if schema == SCHEMA:
+                shapes = {n: (int(s[0]), int(s[1])) for n, s in meta["layers"].items()}
+                couplings = tuple(
+                    Coupling(tuple(c["outputs"]), tuple(c["inputs"])) for c in meta["couplings"]
+                )
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise HistoryError(
+                f"{meta_file} is damaged ({error!r}): restore it from a copy"
+            ) from None
+        if schema != SCHEMA:
+            raise HistoryError(
+                f"{meta_file} has schema {schema!r}, this version of epitopo reads {SCHEMA}: "
+                "install the version that wrote it"
+            )
+        parts = sorted((folder / "updates").glob("part-*.parquet"))
+        tables = [_read(p, _UPDATES) for p in parts]
+        if not tables:
+            raise HistoryError(f"{folder / 'updates'} is empty: the history was cut off at its start")
+        updates = pa.concat_tables(tables).sort_by([("update", "ascending")])
+        numbers = sorted(set(updates["update"].to_pylist()))
+        if numbers != list(range(len(numbers))):
+            missing = min(set(range(numbers[-1])) - set(numbers))
+            raise HistoryError(
+                f"update {missing} is missing from {folder / 'updates'}: restore its part from a copy"
+            )
+        return cls(folder, shapes, couplings, updates)
+
+    def at(self, step: int, weights: bool = False) -> Network:
+        """The topology at the latest recorded step that is not after `step`, exactly.
+
+        Parameters
+        ----------
+        step : int
+            From 0.
+        weights : bool
+            With the weights, too; for the steps that have a keyframe with weights
+            (`weight_steps`).
+
+        Raises
+        ------
+        ValueError
+            If the step is negative, or weights were not recorded at it.
+        HistoryError
+            If a part that is needed is missing or damaged.
+        """
+        if step < 0:
+            raise ValueError(f"step must be at least 0, not {step}")
+        if weights:
+            return self._weighted(step)
+        frames = [s for s in self._keyframes() if s <= step and s in set(self.steps)]
+        base = max(frames, default=None)
+        if base is not None:
+            table = self._frame(base)
+        wanted = [s for s in self.steps if (base is None or s > base) and s <= step]
+        events = [self._events(s) for s in wanted]
+        layers = {}
+        for name, shape in self.shapes.items():
+            keys = np.empty(0, dtype=np.int64)
+            if base is not None:
+                keys = _keys(_of_layer(table, name), shape[1])
+            for part in events:
+                rows = _of_layer(part, name)
+                kinds = rows["event"].to_numpy(zero_copy_only=False)
+                cells = _keys(rows, shape[1])
+                keys = _apply(keys, {kind: cells[kinds == kind] for kind in set(kinds)})
+            layers[name] = self._layer(keys, shape, name, step)
+        return Network(layers, self.couplings)
+
+    def events(self) -> pd.DataFrame:
+        """All link events: step, layer, event, row, column, weight."""
+        frame = pa.concat_tables([self._events(s) for s in self.steps]).to_pandas()
+        return frame.astype({"layer": "category", "event": "category"})
+
+    def updates(self) -> pd.DataFrame:
+        """One row per update and layer: links after it, counts per phase, ELM overlap."""
+        frame = self._updates.to_pandas()
+        return frame[frame["update"] > 0].reset_index(drop=True)
+
+    @property
+    def weight_steps(self) -> list[int]:
+        """The steps at which `at` can give the weights."""
+        return [s for s in self._keyframes() if not self._frame(s)["weight"].null_count]
+
+    def __repr__(self) -> str:
+        return (
+            f"History({str(self.path)!r}: {len(self.shapes)} layers, "
+            f"{len(self.steps) - 1} updates, last step {self.steps[-1]})"
+        )
+
+    def _keyframes(self) -> list[int]:
+        return sorted(
+            int(p.stem.removeprefix("part-"))
+            for p in (self.path / "keyframes").glob("part-*.parquet")
+        )
+
+    def _frame(self, step: int) -> pa.Table:
+        return _read(_part(self.path, "keyframes", step), _KEYFRAME)
+
+    def _events(self, step: int) -> pa.Table:
+        return _read(_part(self.path, "events", step), _EVENTS)
+
+    def _weighted(self, step: int) -> Network:
+        if step not in self.weight_steps:
+            raise ValueError(
+                f"no weights were recorded at step {step}; they were at {self.weight_steps}"
+            )
+        table = self._frame(step)
+        layers, weights = {}, {}
+        for name, shape in self.shapes.items():
+            rows = _of_layer(table, name)
+            layers[name] = self._layer(_keys(rows, shape[1]), shape, name, step)
+            weights[name] = rows["weight"].to_numpy()
+        return Network(layers, self.couplings, weights=weights)
+
+    def _layer(
+        self, keys: npt.NDArray[np.int64], shape: tuple[int, int], name: str, step: int
+    ) -> Any:
+        try:
+            return from_links(keys // shape[1], keys % shape[1], shape)
+        except ValueError as error:
+            raise HistoryError(
+                f"{self.path} is damaged: layer {name!r} at step {step}: {error}"
+            ) from None
+
+
+def _apply(
+    keys: npt.NDArray[np.int64], events: Mapping[str, npt.ArrayLike]
+) -> npt.NDArray[np.int64]:
+    """Ascending link keys after the losses and then the gains of one update."""
+    lost = [np.asarray(events.get(kind, ()), dtype=np.int64) for kind in LOSSES]
+    gained = [np.asarray(events.get(kind, ()), dtype=np.int64) for kind in ("start", "grown")]
+    left = np.setdiff1d(keys, np.concatenate(lost), assume_unique=True)
+    return np.sort(np.concatenate([left, *gained]))
+
+
+def _columns(name: str, keys: npt.NDArray[np.int64], n_in: int) -> dict[str, Any]:
+    names = pa.DictionaryArray.from_arrays(np.zeros(len(keys), np.int32), [name])
+    return {
+        "layer": names,
+        "row": (keys // n_in).astype(np.int32),
+        "column": (keys % n_in).astype(np.int32),
+        "weight": pa.nulls(len(keys), pa.float32()),
+    }
+
+
+def _event_table(
+    step: int, events: Mapping[str, Mapping[str, npt.ArrayLike]], network: Network
+) -> pa.Table:
+    parts: list[dict[str, Any]] = []
+    for name, kinds in events.items():
+        for kind, given in kinds.items():
+            keys = np.sort(np.asarray(given, dtype=np.int64))
+            part = _columns(name, keys, network.layers[name].shape[1])
+            part["step"] = np.full(len(keys), step)
+            part["event"] = pa.DictionaryArray.from_arrays(np.zeros(len(keys), np.int8), [kind])
+            parts.append(part)
+    return _table(parts, _EVENTS)
+
+
+def _table(parts: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    tables = [pa.table([p[f.name] for f in schema], schema=schema) for p in parts]
+    joined = pa.concat_tables(tables) if tables else schema.empty_table()
+    return joined.unify_dictionaries().combine_chunks()
+
+
+def _of_layer(table: pa.Table, name: str) -> pa.Table:
+    return table.filter(pa.compute.equal(table["layer"].cast(pa.string()), name))
+
+
+def _keys(table: pa.Table, n_in: int) -> npt.NDArray[np.int64]:
+    rows = table["row"].to_numpy().astype(np.int64)
+    return np.asarray(rows * n_in + table["column"].to_numpy())
+
+
+def _part(path: Path, part: str, step: int) -> Path:
+    return path / part / f"part-{step:010d}.parquet"
+
+
+def _read(file: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(file)
+        return table.select(schema.names).cast(schema)
+    except FileNotFoundError:
+        raise HistoryError(f"{file} is missing: restore it from a copy of the history") from None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise HistoryError(
+            f"{file} is damaged ({reason}): restore it from a copy of the history"
+        ) from None
+
+
+def _write_atomically(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, file)
+    if os.name == "posix":
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

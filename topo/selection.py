@@ -1,0 +1,90 @@
+"""Pick exactly k: the best, or a sample without replacement with p ~ score ** sharpness.
+
+The sample is an exponential race (Efraimidis and Spirakis 2006; Gumbel-top-k, Kool et al. 2019)
+in log space: ``sharpness * log(score) - log(-log(u))`` is computed for each candidate and the k
+largest win. That is exact sequential sampling without replacement, has no limit on the number of
+candidates, and |w| ** 9 does not underflow. Infinite sharpness is top-k, ties broken at random.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from topo.hashing import uniform
+
+__all__ = ["largest", "race_keys", "select"]
+
+
+def race_keys(
+    scores: npt.NDArray[np.float64], sharpness: float, hashes: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.float64]:
+    """What the candidates are ranked by; -inf for a score of 0 (of finite sharpness)."""
+    if np.isinf(sharpness):
+        return scores
+    with np.errstate(divide="ignore"):
+        return sharpness * np.log(scores) - np.log(-np.log(uniform(hashes)))
+
+
+def largest(
+    keys: npt.NDArray[np.float64], k: int, ties: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """Indices of the k largest keys, ascending; equal keys are ranked by `ties`."""
+    n = len(keys)
+    if k >= n:
+        return np.arange(n)
+    if k == 0:
+        return np.empty(0, dtype=np.int64)
+    cut = np.partition(keys, n - k)[n - k]
+    above = np.flatnonzero(keys > cut)
+    level = np.flatnonzero(keys == cut)
+    level = level[np.argsort(ties[level], kind="stable")[: k - len(above)]]
+    return np.sort(np.concatenate([above, level]))
+
+
+def select(
+    scores: npt.ArrayLike, k: int, *, sharpness: float, hashes: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """Select exactly k of the candidates by score.
+
+    Parameters
+    ----------
+    scores : array_like, shape (n,)
+        Not negative, not NaN.
+    k : int
+    sharpness : float
+        T: a sample without replacement with p ~ score ** T; ``inf``: the k largest.
+        A score of 0 is chosen only when the positive ones run out, uniformly.
+    hashes : array of uint64, shape (n,)
+        Random bits, one per candidate (`topo.hash_links`).
+
+    Returns
+    -------
+    array of int, shape (k,)
+        Ascending indices.
+
+    Raises
+    ------
+    ValueError
+        For k outside 0..n, NaN or negative scores, sharpness that is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np, topo
+    >>> hashes = topo.hash_links(topo.stream(0), np.zeros(3), np.arange(3))
+    >>> topo.select([0.2, 0.0, 0.7], 2, sharpness=np.inf, hashes=hashes).tolist()
+    [0, 2]
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    if not 0 <= k <= len(s):
+        raise ValueError(f"cannot select {k} of {len(s)} candidates")
+    if np.isnan(s).any():
+        raise ValueError(f"{int(np.isnan(s).sum())} of {len(s)} scores are NaN: nothing to rank by")
+    if len(s) and s.min() < 0:
+        raise ValueError(f"scores must not be negative; the smallest is {s.min()}")
+    if not sharpness > 0:
+        raise ValueError(f"sharpness must be positive (inf: top-k), not {sharpness!r}")
+    keys = race_keys(s, sharpness, hashes)
+    if np.isinf(s).any() and not np.isinf(sharpness):
+        raise ValueError("scores must be finite to sample from")
+    return largest(keys, k, hashes)
