@@ -180,6 +180,19 @@ class Evolver:
             return None
         return self._update(self.steps)
 
+    def snapshot(self) -> None:
+        """Record all links with their present weights in the history.
+
+        `topo.History.at` gives them back with ``weights=True``.
+        """
+        if self.history is None:
+            raise ValueError("there is no history to write to: pass history=path")
+        layers = {name: layer.adjacency for name, layer in self.layers.items()}
+        weights = {
+            name: layer.values.detach().cpu().numpy() for name, layer in self.layers.items()
+        }
+        self.history.keyframe(self.steps, topo.Network(layers, self.couplings), weights)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the model's and the optimizer's own state."""
         return {"steps": self.steps, **self._identity()}

@@ -92,8 +92,10 @@ class SparseLinear(nn.Module):
         values = swi(adjacency, topo.stream(seed, SEED_NAME))
         self.values = nn.Parameter(torch.from_numpy(values).to(torch.get_default_dtype()))
         if bias:
-            bound = in_features**-0.5  # as nn.Linear
-            self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
+            neurons = np.arange(out_features)
+            hashes = topo.hash_links(topo.stream(seed, "bias"), neurons, np.zeros_like(neurons))
+            bias_values = (2 * topo.uniform(hashes) - 1) * in_features**-0.5  # as nn.Linear
+            self.bias = nn.Parameter(torch.from_numpy(bias_values).to(self.values.dtype))
         else:
             self.register_parameter("bias", None)
 

@@ -1,0 +1,160 @@
+"""The command line: ``python -m dst`` and ``epitopo``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from dst import __version__
+from dst._names import find, unknown
+from dst.config import Config
+from dst.datasets import describe, fetch, load, registry
+from dst.presets import PRESETS
+from dst.train import claim, train
+
+__all__ = ["main"]
+
+DEMO = ("digits-dense", "digits-set", "digits-chts")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if all went well, 2 for input that cannot be used.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        parser, trainer = _parsers(arguments)
+        try:
+            options = parser.parse_args(arguments)
+        except ArgumentError as error:
+            raise ValueError(_explain(str(error), trainer)) from None
+        chosen = options[options.command]
+        command = shlex.join(["epitopo", *arguments])
+        match options.command:
+            case "train":
+                built = trainer.instantiate(chosen)
+                config = Config(**{f.name: built[f.name] for f in fields(Config)})
+                _train(chosen.preset, config, chosen.out, command)
+            case "demo":
+                _demo(Path(chosen.out), range(chosen.seeds), command)
+            case "presets":
+                for name, preset in PRESETS.items():
+                    print(f"{name:24}{_in_a_line(preset)}")
+            case "data":
+                _data(chosen.name)
+    except (ValueError, OSError) as error:
+        print(f"epitopo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("epitopo: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(preset: str, config: Config, out: str | None, command: str) -> None:
+    folder = Path(out or f"runs/{preset}-seed{config.seed}")
+    summary = train(config, folder, preset=preset, command=command)
+    score = summary["score"]
+    print(
+        f"{folder}: test accuracy {score['final']:.2%} (best epoch {score['best']:.2%}), "
+        f"density {summary['density']:.2%}, active neurons {summary['active_neuron_rate']:.1%}, "
+        f"{summary['links']} links, {summary['run']['seconds']:.1f} s"
+    )
+    print(f"look at it: epitopo-analysis report {folder}")
+
+
+def _demo(out: Path, seeds: Iterable[int], command: str) -> None:
+    claim(out)
+    for preset in DEMO:
+        for seed in seeds:
+            name = f"{preset}-seed{seed}"
+            config = replace(PRESETS[preset], seed=seed)
+            train(config, out / name, preset=preset, command=command, label=name)
+
+
+def _data(name: str | None) -> None:
+    if name is None:
+        for known in registry():
+            print(f"{known:16}{describe(known)}")
+        return
+    files = fetch(name)
+    data = load(name)
+    print(f"{name}: {describe(name)}")
+    print(f"{len(data.train_y)} training and {len(data.test_y)} test images, {data.classes} classes")
+    for file in files:
+        print(file)
+
+
+def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
+    """The whole parser and that of ``train``, whose defaults are those of the preset."""
+    parser = ArgumentParser(
+        prog="epitopo",
+        description="Train sparse neural networks and record how their topology evolves.",
+        version=__version__,
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(dest="command")
+
+    trainer = ArgumentParser(exit_on_error=False, description="Train a preset.")
+    trainer.add_argument("preset", help="One of `epitopo presets`.")
+    trainer.add_argument("--out", help="Run folder; default: runs/PRESET-seedSEED.")
+    trainer.add_argument("--config", action="config", help="YAML file with any of these options.")
+    trainer.add_class_arguments(Config)
+    named = [a for a in arguments[1:] if not a.startswith("-")]
+    if arguments[0] == "train" and named and named[0] == arguments[1]:
+        trainer.set_defaults(_flat(asdict(find(PRESETS, named[0], "preset"))))
+    commands.add_subcommand("train", trainer, help="Train a preset.")
+
+    demo = ArgumentParser(
+        exit_on_error=False, description="Train digits three ways: dense, SET and CHTs."
+    )
+    demo.add_argument("--out", default="runs/demo", help="Folder of the runs.")
+    demo.add_argument("--seeds", type=int, default=3, help="Runs of each method.")
+    commands.add_subcommand("demo", demo, help="Train digits three ways: dense, SET and CHTs.")
+
+    presets = ArgumentParser(exit_on_error=False, description="List the presets.")
+    commands.add_subcommand("presets", presets, help="List the presets.")
+
+    data = ArgumentParser(exit_on_error=False, description="List or fetch data sets.")
+    data.add_argument("name", nargs="?", help="Data set to fetch; without it, list them.")
+    commands.add_subcommand("data", data, help="List or fetch data sets.")
+    return parser, trainer
+
+
+def _explain(message: str, trainer: ArgumentParser) -> str:
+    """Add the nearest right name to the parser's complaint about a wrong one."""
+    options = [o for a in trainer._actions for o in a.option_strings if o.startswith("--")]
+    if match := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+        return unknown(match[1], options, "option")
+    if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        return unknown(match[1], re.findall(r"[\w-]+", match[2]), "command")
+    return message
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _in_a_line(config: Config) -> str:
+    sparsity = config.sparsity
+    how = f"{sparsity.method}, density {sparsity.density:g}" if sparsity.method else "dense"
+    hidden = "-".join(map(str, config.model.hidden))
+    return f"{how}; hidden {hidden}; {config.optimizer.epochs} epochs"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Ready-made runs, named task-method."""
+
+from __future__ import annotations
+
+from dst.config import Config, DataConfig, ModelConfig, OptimizerConfig, SparsityConfig
+from dst.methods import METHODS
+
+__all__ = ["PRESETS"]
+
+_IMAGES = {"mnist": [1568] * 3, "fashion-mnist": [1568] * 3}  # the papers' MLP (SCIENCE: CHTs)
+
+
+def _presets() -> dict[str, Config]:
+    presets = {}
+    for method in (None, *METHODS):
+        name = method or "dense"
+        presets[f"digits-{name}"] = Config(
+            data=DataConfig("digits"),
+            model=ModelConfig([1024, 1024, 1024]),
+            sparsity=SparsityConfig(method, density=0.05),
+            optimizer=OptimizerConfig(epochs=30),
+        )
+        for data, hidden in _IMAGES.items():
+            presets[f"{data}-{name}"] = Config(
+                data=DataConfig(data),
+                model=ModelConfig(hidden),
+                sparsity=SparsityConfig(method, density=0.01),
+                optimizer=OptimizerConfig(epochs=100),
+            )
+    return dict(sorted(presets.items()))
+
+
+PRESETS: dict[str, Config] = _presets()
+"""By name: a `Config` each, which options on the command line override."""
