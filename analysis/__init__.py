@@ -1,0 +1,49 @@
+"""analysis: measures, tables, figures and reports of sparse topologies and their evolution.
+
+Works on `topo` networks and histories and on what a training run left on disk; never needs torch.
+"""
+
+from importlib import metadata
+
+import topo
+
+__version__ = metadata.version("epitopo")
+
+if getattr(topo, "__version__", None) != __version__:
+    raise ImportError(
+        f"analysis {__version__} needs its sibling package topo {__version__}, but Python found "
+        f"topo {getattr(topo, '__version__', 'without a version')} at "
+        f"{getattr(topo, '__path__', topo)}: rename that folder, or start Python elsewhere; "
+        "if it is epitopo's own, reinstall epitopo"
+    )
+
+from analysis.measures import (  # noqa: E402
+    MEASURES,
+    LayerState,
+    active_neurons,
+    degrees,
+    elm_overlap,
+    summary,
+)
+from analysis.power_law import PowerLaw, power_law  # noqa: E402
+from analysis.report import write_report  # noqa: E402
+from analysis.runs import Run, RunError, find_runs  # noqa: E402
+from analysis.table import compare, format_table  # noqa: E402
+
+__all__ = [
+    "MEASURES",
+    "LayerState",
+    "PowerLaw",
+    "Run",
+    "RunError",
+    "__version__",
+    "active_neurons",
+    "compare",
+    "degrees",
+    "elm_overlap",
+    "find_runs",
+    "format_table",
+    "power_law",
+    "summary",
+    "write_report",
+]

@@ -41,7 +41,7 @@ class ModelConfig:
         Neurons of each hidden layer.
     """
 
-    hidden: list[int] = field(default_factory=lambda: [1024, 1024, 1024])
+    hidden: list[int] = field(default_factory=lambda: [512, 512, 512])
 
     def __post_init__(self) -> None:
         ok = len(self.hidden) > 0 and min(self.hidden) >= 1

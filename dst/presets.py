@@ -16,9 +16,9 @@ def _presets() -> dict[str, Config]:
         name = method or "dense"
         presets[f"digits-{name}"] = Config(
             data=DataConfig("digits"),
-            model=ModelConfig([1024, 1024, 1024]),
+            model=ModelConfig([512, 512, 512]),
             sparsity=SparsityConfig(method, density=0.05),
-            optimizer=OptimizerConfig(epochs=30),
+            optimizer=OptimizerConfig(epochs=40, lr=0.05),
         )
         for data, hidden in _IMAGES.items():
             presets[f"{data}-{name}"] = Config(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = ["History", "HistoryError", "HistoryWriter"]
 
 SCHEMA = 1
 KEYFRAME_EVERY = 16  # updates; an update changes about half the links, so they cost little
+_Keys = npt.NDArray[np.int64]
 LOSSES = ("thinned", "removed", "percolated")
 
 _EVENTS = pa.schema(
@@ -300,23 +301,26 @@ class History:
         if weights:
             return self._weighted(step)
         frames = [s for s in self._keyframes() if s <= step and s in set(self.steps)]
-        base = max(frames, default=None)
-        if base is not None:
-            table = self._frame(base)
-        wanted = [s for s in self.steps if (base is None or s > base) and s <= step]
-        events = [self._events(s) for s in wanted]
-        layers = {}
-        for name, shape in self.shapes.items():
-            keys = np.empty(0, dtype=np.int64)
-            if base is not None:
-                keys = _keys(_of_layer(table, name), shape[1])
-            for part in events:
-                rows = _of_layer(part, name)
-                kinds = rows["event"].to_numpy(zero_copy_only=False)
-                cells = _keys(rows, shape[1])
-                keys = _apply(keys, {kind: cells[kinds == kind] for kind in set(kinds)})
-            layers[name] = self._layer(keys, shape, name, step)
-        return Network(layers, self.couplings)
+        for at, keys in self._replay(max(frames, default=None)):
+            if at > step:
+                break
+            latest = keys
+        return self._network(latest, step)
+
+    def networks(self) -> Iterator[tuple[int, Network]]:
+        """Every recorded step and its topology, in order, reading each update once.
+
+        Examples
+        --------
+        >>> import tempfile, topo
+        >>> folder = tempfile.mkdtemp()
+        >>> writer = topo.HistoryWriter(folder, topo.Network({"fc": [[1, 0]]}))
+        >>> writer.append(5, topo.Network({"fc": [[0, 1]]}), {"fc": {"removed": [0], "grown": [1]}})
+        >>> [(s, n.layers["fc"].indices.tolist()) for s, n in topo.History.open(folder).networks()]
+        [(0, [0]), (5, [1])]
+        """
+        for step, keys in self._replay(None):
+            yield step, self._network(keys, step)
 
     def events(self) -> pd.DataFrame:
         """All link events: step, layer, event, row, column, weight."""
@@ -351,33 +355,56 @@ class History:
     def _events(self, step: int) -> pa.Table:
         return _read(_part(self.path, "events", step), _EVENTS)
 
+    def _replay(self, keyframe: int | None) -> Iterator[tuple[int, dict[str, _Keys]]]:
+        """The link keys of each layer at a keyframe, or else step 0, and after each update."""
+        if keyframe is None:
+            keyframe = 0
+            start = self._events(0)
+        else:
+            start = self._frame(keyframe)
+        keys = {n: _keys(_of_layer(start, n), shape[1]) for n, shape in self.shapes.items()}
+        yield keyframe, keys
+        for step in self.steps:
+            if step <= keyframe:
+                continue
+            events = self._events(step)
+            after = {}
+            for name, shape in self.shapes.items():
+                rows = _of_layer(events, name)
+                kinds = rows["event"].to_numpy(zero_copy_only=False)
+                cells = _keys(rows, shape[1])
+                after[name] = _apply(keys[name], {k: cells[kinds == k] for k in set(kinds)})
+            keys = after
+            yield step, keys
+
     def _weighted(self, step: int) -> Network:
         if step not in self.weight_steps:
             raise ValueError(
                 f"no weights were recorded at step {step}; they were at {self.weight_steps}"
             )
         table = self._frame(step)
-        layers, weights = {}, {}
-        for name, shape in self.shapes.items():
-            rows = _of_layer(table, name)
-            layers[name] = self._layer(_keys(rows, shape[1]), shape, name, step)
-            weights[name] = rows["weight"].to_numpy()
-        return Network(layers, self.couplings, weights=weights)
+        parts = {name: _of_layer(table, name) for name in self.shapes}
+        keys = {name: _keys(part, self.shapes[name][1]) for name, part in parts.items()}
+        weights = {name: part["weight"].to_numpy() for name, part in parts.items()}
+        return self._network(keys, step, weights)
 
-    def _layer(
-        self, keys: npt.NDArray[np.int64], shape: tuple[int, int], name: str, step: int
-    ) -> Any:
+    def _network(
+        self,
+        keys: Mapping[str, _Keys],
+        step: int,
+        weights: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> Network:
         try:
-            return from_links(keys // shape[1], keys % shape[1], shape)
+            layers = {
+                name: from_links(keys[name] // shape[1], keys[name] % shape[1], shape)
+                for name, shape in self.shapes.items()
+            }
+            return Network(layers, self.couplings, weights=weights)
         except ValueError as error:
-            raise HistoryError(
-                f"{self.path} is damaged: layer {name!r} at step {step}: {error}"
-            ) from None
+            raise HistoryError(f"{self.path} is damaged at step {step}: {error}") from None
 
 
-def _apply(
-    keys: npt.NDArray[np.int64], events: Mapping[str, npt.ArrayLike]
-) -> npt.NDArray[np.int64]:
+def _apply(keys: _Keys, events: Mapping[str, npt.ArrayLike]) -> _Keys:
     """Ascending link keys after the losses and then the gains of one update."""
     lost = [np.asarray(events.get(kind, ()), dtype=np.int64) for kind in LOSSES]
     gained = [np.asarray(events.get(kind, ()), dtype=np.int64) for kind in ("start", "grown")]

@@ -1,0 +1,155 @@
+"""Figures: functions that take data and axes, compute nothing, and return the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
+from scipy import sparse
+from scipy.special import zeta
+
+from analysis.power_law import PowerLaw
+
+__all__ = ["COLOURS", "adjacency", "curves", "degree_distribution", "style"]
+
+#: Okabe and Ito's palette: told apart with every common colour vision deficiency.
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "both",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "figure.dpi": 100,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.7,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "epitopo",
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of all figures: ``with style(): ...``."""
+    with rc_context(_STYLE):
+        yield
+
+
+def curves(data: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str = "method") -> Axes:
+    """Draw one line per group, with a band of one standard deviation where there is one.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Columns `by`, `x`, `y` (the mean) and, optionally, ``y + "_std"``.
+    x, y : str
+        Columns.
+    ax : Axes
+    by : str
+        The column that tells the lines apart.
+    """
+    for i, (label, group) in enumerate(data.groupby(by, sort=False)):
+        colour = COLOURS[i % len(COLOURS)]
+        ax.plot(group[x], group[y], color=colour, ls=_DASHES[i % len(_DASHES)], label=str(label))
+        if f"{y}_std" in group:
+            spread = group[f"{y}_std"].fillna(0.0)
+            ax.fill_between(
+                group[x], group[y] - spread, group[y] + spread, color=colour, alpha=0.15, lw=0
+            )
+    return ax
+
+
+def adjacency(matrix: sparse.csr_array, ax: Axes, *, cells: int = 96, vmax: float = 1.0) -> Axes:
+    """Picture a layer: one pixel per link, or the density of each tile of a larger layer.
+
+    Parameters
+    ----------
+    matrix : csr_array of bool, shape (n_out, n_in)
+        Output neurons downwards, input neurons to the right.
+    ax : Axes
+    cells : int
+        The largest number of tiles along a side.
+    vmax : float
+        The density that is drawn darkest.
+    """
+    n_out, n_in = matrix.shape
+    tall, wide = min(n_out, cells), min(n_in, cells)
+    coo = matrix.tocoo()
+    tile = (coo.row.astype(np.int64) * tall // n_out) * wide + coo.col.astype(np.int64) * wide // n_in
+    links = np.bincount(tile, minlength=tall * wide).reshape(tall, wide)
+    rows = np.diff(-(-np.arange(tall + 1) * n_out // tall))
+    cols = np.diff(-(-np.arange(wide + 1) * n_in // wide))
+    ax.imshow(
+        links / np.outer(rows, cols),
+        cmap="Greys",
+        vmin=0.0,
+        vmax=vmax,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, n_in, n_out, 0),
+    )
+    ax.grid(visible=False)
+    ax.set_xticks([0, n_in])
+    ax.set_yticks([0, n_out])
+    return ax
+
+
+def degree_distribution(
+    degrees: npt.NDArray[np.int64],
+    ax: Axes,
+    *,
+    label: str = "",
+    colour: str = COLOURS[0],
+    dashes: Any = "-",
+    fit: PowerLaw | None = None,
+) -> Axes:
+    """Draw the share of active neurons with at least k links, on two logarithmic axes.
+
+    Parameters
+    ----------
+    degrees : array of int
+        Inactive neurons (degree 0) are left out.
+    ax : Axes
+    label, colour, dashes
+        Of the line.
+    fit : PowerLaw, optional
+        Drawn over its tail where it fits: ``P(K >= k) ~ zeta(alpha, k)``.
+    """
+    k, counts = np.unique(degrees[degrees > 0], return_counts=True)
+    if len(k):
+        at_least = counts[::-1].cumsum()[::-1] / counts.sum()
+        ax.plot(k, at_least, color=colour, ls=dashes, marker=".", ms=3.5, lw=1, label=label)
+        if fit is not None and fit.fits:
+            tail = k[k >= fit.xmin]
+            line = at_least[k >= fit.xmin][0] * zeta(fit.alpha, tail) / zeta(fit.alpha, fit.xmin)
+            ax.plot(
+                tail, line, color=COLOURS[5], lw=1.6, label=rf"power law, $\alpha$ = {fit.alpha:.2f}"
+            )
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    return ax

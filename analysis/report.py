@@ -1,0 +1,381 @@
+"""One self-contained HTML page about some runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+import topo
+from analysis import figures
+from analysis.measures import active_neurons, degrees, summary
+from analysis.power_law import power_law
+from analysis.runs import Run
+from analysis.table import compare, format_table
+
+__all__ = ["write_report"]
+
+Groups = Mapping[str, Sequence[Run]]
+SIDES = {"output": "links per output neuron", "input": "links per input neuron"}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A figure or table of the page."""
+
+    title: str
+    caption: str
+    body: str
+
+
+def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
+    """Write the report of some runs as one HTML file that needs nothing else.
+
+    The comparison table, learning curves, density, ELM overlap and active neuron rate over the
+    updates, adjacency pictures at the start and the end, degree distributions with the power-law
+    fit where there is one, and how to make it all again.
+
+    Parameters
+    ----------
+    groups : mapping of str to sequence of Run
+        From `find_runs`.
+    out : path
+        The file; replaced as a whole if it exists.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    sparse = {label: runs for label, runs in groups.items() if runs[0].history is not None}
+    with figures.style():
+        plots = [_learning(groups)]
+        if sparse:
+            plots += [_evolution(groups), _adjacency(sparse), _degrees(sparse)]
+    tables = [_comparison(groups)]
+    if sparse:
+        tables.append(_fits(sparse))
+    page = _page(groups, tables, plots)
+    file = Path(out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as f:
+        f.write(page)
+    Path(f.name).chmod(0o644)
+    return Path(f.name).replace(file)
+
+
+def _comparison(groups: Groups) -> _Item:
+    seeds = {len(runs) for runs in groups.values()}
+    spread = "± one standard deviation over seeds" if max(seeds) > 1 else "one seed"
+    return _Item(
+        "Comparison of the methods",
+        f"Test accuracy after the last epoch ({spread}; no epoch was picked by its test score). "
+        "Density, links, active neurons and overlap are of the hidden layers, the classifier stays "
+        "dense. Active neurons: share that has a link after network percolation. ELM overlap: "
+        "share of regrown links that the same update had removed, mean over layers and updates. "
+        "Training seconds leave evaluation out; they are the one column that differs between "
+        "identical runs, with samples per second.",
+        _html_table(format_table(compare(groups))),
+    )
+
+
+def _learning(groups: Groups) -> _Item:
+    rows = [
+        {"method": label, "seed": run.seed, **line}
+        for label, runs in groups.items()
+        for run in runs
+        for line in run.metrics.to_dict("records")
+    ]
+    columns = ["train_loss", "test_loss", "test_accuracy"]
+    data = _over_seeds(pd.DataFrame(rows), "epoch", columns)
+    figure = Figure(figsize=(9.2, 2.9), layout="constrained")
+    axes = figure.subplots(1, 3)
+    titles = ("a  Training loss", "b  Test loss", "c  Test accuracy")
+    for ax, column, title in zip(axes, columns, titles, strict=True):
+        figures.curves(data, "epoch", column, ax)
+        ax.set(title=title, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in axes[:2]:
+        ax.set(ylabel="cross-entropy (nats)", yscale="log")
+    final = data.groupby("method")["test_accuracy"].last()
+    low = max(0.0, 1.0 - 4 * (1.0 - final.min()))
+    axes[2].set(ylabel="accuracy", ylim=(low, 1.0 + 0.02 * (1.0 - low)))
+    axes[2].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[2].legend(loc="lower right")
+    return _Item(
+        "Learning curves",
+        f"{_lines(groups)} Panel c is cut off below {low:.0%}.",
+        _svg(figure, "training loss, test loss and test accuracy over epochs"),
+    )
+
+
+def _evolution(groups: Groups) -> _Item:
+    rows = []
+    for label, runs in groups.items():
+        for run in runs:
+            if run.history is None:
+                steps = run.metrics["step"]
+                full = {"density": 1.0, "elm_overlap": np.nan, "active_neuron_rate": 1.0}
+                table = pd.DataFrame([{"step": s, **full} for s in (0, steps.max())])
+            else:
+                layers = summary(run.history, measures=["density", "elm_overlap"])
+                table = layers.groupby("step", as_index=False)[["density", "elm_overlap"]].mean()
+                table = table.merge(active_neurons(run.history), on="step")
+                # nothing changes between the last update and the end of training
+                end = table.iloc[[-1]].assign(step=run.metrics["step"].max(), elm_overlap=np.nan)
+                table = pd.concat([table, end])
+            rows.append(table.assign(method=label, seed=run.seed))
+    columns = ["density", "elm_overlap", "active_neuron_rate"]
+    data = _over_seeds(pd.concat(rows), "step", columns)
+    figure = Figure(figsize=(9.2, 2.9), layout="constrained")
+    axes = figure.subplots(1, 3)
+    figures.curves(data, "step", "density", axes[0])
+    axes[0].set(title="a  Density", ylabel="density", yscale="log")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    lowest = data["density"].min()
+    axes[0].set_yticks([t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if t >= lowest / 1.5])
+    axes[0].minorticks_off()
+    figures.curves(data, "step", "elm_overlap", axes[1])
+    axes[1].set(title="b  ELM overlap", ylabel="regrown links just removed")
+    axes[1].set_ylim(bottom=0.0)
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figures.curves(data, "step", "active_neuron_rate", axes[2])
+    axes[2].set(title="c  Active neurons", ylabel="active after percolation")
+    axes[2].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    for ax in axes:
+        ax.set_xlabel("optimizer step")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[0].legend(loc="center right")
+    return _Item(
+        "The topology as it evolves",
+        f"{_lines(groups)} Density and ELM overlap are means over the hidden layers, at the start "
+        "and after every update; a dense network has no updates, so no overlap. Panel c counts the "
+        "neurons of all hidden layers and the inputs.",
+        _svg(figure, "density, ELM overlap and active neuron rate over optimizer steps"),
+    )
+
+
+def _adjacency(groups: Groups) -> _Item:
+    pictures = []  # (label, network) per row
+    for label, runs in groups.items():
+        history = runs[0].history
+        assert history is not None
+        pictures += [(label, "start", history.at(0)), (label, "end", history.at(history.steps[-1]))]
+    names = list(pictures[0][2].layers)
+    density = max(n.density for _, _, n in pictures)
+    vmax = min(1.0, 5 * density)
+    figure = Figure(figsize=(2.9 * len(names) + 0.6, 2.35 * len(pictures)), layout="constrained")
+    axes = figure.subplots(len(pictures), len(names), squeeze=False)
+    for row, (label, when, network) in enumerate(pictures):
+        for ax, name in zip(axes[row], names, strict=True):
+            figures.adjacency(network.layers[name], ax, vmax=vmax)
+            ax.set_title(f"{label}, {when}: {name}")
+        axes[row][0].set_ylabel("output neuron")
+    for ax in axes[-1]:
+        ax.set_xlabel("input neuron")
+    bar = figure.colorbar(axes[0][0].images[0], ax=axes, shrink=0.25, aspect=14, pad=0.01)
+    bar.set_label("density of a tile", fontsize=8.5)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    first = {label: runs[0].seed for label, runs in groups.items()}
+    seeds = ", ".join(f"{label} seed {seed}" for label, seed in first.items())
+    return _Item(
+        "Adjacency matrices at the start and the end",
+        f"Each layer's links ({seeds}), the density of tiles of neurons; as dark as "
+        f"{vmax:.0%} or more at the darkest. The diagonal of a small-world start is its ring "
+        "lattice. Vertical stripes are input neurons with more links than others.",
+        _svg(figure, "adjacency matrices of every sparse layer at the start and the end"),
+    )
+
+
+def _degrees(groups: Groups) -> _Item:
+    columns = len(next(iter(groups.values()))[0].config["model"]["hidden"])
+    panels = [(label, side) for label in groups for side in SIDES]
+    figure = Figure(figsize=(2.9 * columns + 0.6, 2.3 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), columns, squeeze=False)
+    for row, (label, side) in enumerate(panels):
+        history = groups[label][0].history
+        assert history is not None
+        start, end = history.at(0), history.at(history.steps[-1])
+        for ax, name in zip(axes[row], end.layers, strict=True):
+            now = degrees(end.layers[name], side)
+            figures.degree_distribution(
+                degrees(start.layers[name], side), ax, label="start", colour="#888888", dashes=":"
+            )
+            figures.degree_distribution(
+                now, ax, label="end", colour=figures.COLOURS[2], fit=power_law(now)
+            )
+            ax.set_title(f"{label}: {name}")
+            ax.set_xlabel(SIDES[side])
+            ax.legend(loc="lower left")
+        axes[row][0].set_ylabel("share with at least k")
+    return _Item(
+        "Degree distributions",
+        "Share of active neurons with at least k links (complementary cumulative distribution), "
+        "first seed, at the start and the end of training. An orange line marks a power "
+        "law where the data support one; Table 2 says why there is none elsewhere.",
+        _svg(figure, "degree distributions of both sides of every sparse layer"),
+    )
+
+
+def _fits(groups: Groups) -> _Item:
+    rows = []
+    for label, runs in groups.items():
+        history = runs[0].history
+        assert history is not None
+        for name, adjacency in history.at(history.steps[-1]).layers.items():
+            for side in SIDES:
+                fit = power_law(degrees(adjacency, side))
+                rows.append(
+                    {
+                        "method": label,
+                        "layer": name,
+                        "side": side,
+                        "α": f"{fit.alpha:.2f}" if fit.fits else "–",
+                        "smallest degree of the tail": "–" if np.isnan(fit.xmin) else f"{fit.xmin:g}",
+                        "KS distance": "–" if np.isnan(fit.ks) else f"{fit.ks:.3f}",
+                        "neurons in the tail": str(fit.tail),
+                        "no fit, because": "; ".join(fit.reasons) or "(fits)",
+                    }
+                )
+    return _Item(
+        "Power-law fits of the final degrees",
+        "Discrete maximum likelihood with the tail chosen by Kolmogorov-Smirnov distance (Clauset, "
+        "Shalizi, Newman 2009), first seed. A fit counts only if the tail has 50 neurons and 10 "
+        "distinct degrees and the likelihood ratio prefers neither an exponential nor a lognormal.",
+        _html_table(pd.DataFrame(rows), text={"method", "layer", "side", "no fit, because"}),
+    )
+
+
+def _over_seeds(data: pd.DataFrame, x: str, columns: list[str]) -> pd.DataFrame:
+    grouped = data.groupby(["method", x], sort=False)[columns]
+    return grouped.mean().join(grouped.std().add_suffix("_std")).reset_index()
+
+
+def _lines(groups: Groups) -> str:
+    seeds = max(len(runs) for runs in groups.values())
+    return f"Mean over {seeds} seeds, band: one standard deviation." if seeds > 1 else "One seed."
+
+
+def _svg(figure: Figure, description: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def _html_table(table: pd.DataFrame, text: set[str] | None = None) -> str:
+    left = {"method"} if text is None else text
+
+    def cell(tag: str, column: str, value: object) -> str:
+        kind = ' class="text"' if column in left else ""
+        return f"<{tag}{kind}>{escape(str(value))}</{tag}>"
+
+    head = "".join(cell("th", c, c) for c in table.columns)
+    rows = "".join(
+        f"<tr>{''.join(cell('td', c, row[c]) for c in table.columns)}</tr>"
+        for _, row in table.iterrows()
+    )
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _page(groups: Groups, tables: list[_Item], plots: list[_Item]) -> str:
+    runs = [run for group in groups.values() for run in group]
+    first = runs[0]
+    machine = first.summary["run"]
+    data, hidden = first.config["data"]["name"], first.config["model"]["hidden"]
+    title = f"Sparse training on {data}: {', '.join(groups)}"
+    densities = sorted({r.summary["density"] for r in runs if r.summary["density"] < 1})
+    sparsity = ", ".join(f"{1 - d:.3g}" if d < 0.001 else f"{100 * (1 - d):.3g} %" for d in densities)
+    lead = (
+        f"{len(runs)} runs of a multilayer perceptron with hidden layers of "
+        f"{', '.join(map(str, hidden))} neurons on the data set {data}"
+        + (f"; the sparse ones at {sparsity} sparsity" if densities else "")
+        + f". epitopo {machine['versions']['epitopo']}, torch {machine['versions']['torch']}, "
+        f"Python {machine['versions']['python']}, {machine['threads']} threads on {machine['device']}."
+    )
+    sections = [_section("Table", 1, tables[0])]
+    sections += [_section("Figure", i, plot) for i, plot in enumerate(plots, start=1)]
+    sections += [_section("Table", i, table) for i, table in enumerate(tables[1:], start=2)]
+    commands = "\n".join(dict.fromkeys(r.summary["run"]["command"] for r in runs))
+    configs = "".join(
+        f"<details><summary>Configuration of {escape(label)}</summary>"
+        f"<pre>{escape(yaml.safe_dump(group[0].config, sort_keys=False))}</pre></details>"
+        for label, group in groups.items()
+    )
+    return _TEMPLATE.format(
+        title=escape(title),
+        lead=escape(lead),
+        sections="\n".join(sections),
+        commands=escape(commands),
+        configs=configs,
+        version=escape(topo.__version__),
+    )
+
+
+def _section(kind: str, number: int, item: _Item) -> str:
+    caption = (
+        f"<figcaption><b>{kind} {number}. {escape(item.title)}.</b> "
+        f"{escape(item.caption)}</figcaption>"
+    )
+    inner = caption + item.body if kind == "Table" else item.body + caption
+    return f"<figure>{inner}</figure>"
+
+
+_TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root {{ --ink: #1b1b1b; --soft: #5a5a5a; --rule: #1b1b1b; --hair: #d8d8d8; --page: #ffffff; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e8e8e8; --soft: #b0b0b0; --rule: #c8c8c8; --hair: #444; --page: #17181a; }}
+}}
+body {{ max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; color: var(--ink);
+  background: var(--page); font: 1rem/1.55 Charter, "Bitstream Charter", Cambria, Georgia, serif; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0 0 .6rem; }}
+h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .5rem; }}
+p.lead {{ color: var(--soft); margin: 0 0 2rem; }}
+figure {{ margin: 2.2rem 0; }}
+figure img {{ display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }}
+figcaption {{ font-size: .92rem; color: var(--soft); margin: .5rem 0; }}
+figcaption b {{ color: var(--ink); }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .92rem;
+  font-variant-numeric: tabular-nums; border-top: 2px solid var(--rule);
+  border-bottom: 2px solid var(--rule); }}
+th, td {{ padding: .35rem .6rem; text-align: right; vertical-align: top; }}
+th {{ border-bottom: 1px solid var(--rule); font-weight: 600; vertical-align: bottom; }}
+tbody tr + tr td {{ border-top: 1px solid var(--hair); }}
+.text {{ text-align: left; }}
+pre {{ font-size: .82rem; line-height: 1.4; overflow-x: auto; padding: .7rem .9rem;
+  border: 1px solid var(--hair); border-radius: 4px; }}
+summary {{ cursor: pointer; }}
+footer {{ margin: 3rem 0 1rem; color: var(--soft); font-size: .85rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="lead">{lead}</p>
+{sections}
+<h2>Make it again</h2>
+<pre>{commands}</pre>
+{configs}
+<footer>Made by epitopo {version}. This file needs no network.</footer>
+</body>
+</html>
+"""

@@ -1,0 +1,125 @@
+"""What a training run left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+import topo
+
+__all__ = ["Run", "RunError", "find_runs"]
+
+_DISPLAY = {None: "dense", "set": "SET", "chts": "CHTs"}
+
+
+class RunError(ValueError):
+    """A run directory that is missing, unfinished or damaged."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    path : Path
+    config : dict
+        ``config.yaml``: everything that was set, resolved.
+    summary : dict
+        ``summary.json``: the score and what it cost.
+    metrics : DataFrame
+        ``metrics.jsonl``: a row per logged step.
+    history : topo.History, or None for a dense run.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    metrics: pd.DataFrame
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """Read a run directory.
+
+        Raises
+        ------
+        RunError
+            If it is missing, unfinished or damaged; the message names the file.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise RunError(f"no run in {folder}: no such folder")
+        if not (folder / "summary.json").is_file():
+            raise RunError(f"no finished run in {folder}: it has no summary.json")
+        file = folder
+        try:
+            config = yaml.safe_load((file := folder / "config.yaml").read_text())
+            summary = json.loads((file := folder / "summary.json").read_text())
+            lines = (file := folder / "metrics.jsonl").read_text().splitlines()
+            metrics = pd.DataFrame([json.loads(line) for line in lines])
+            config["sparsity"]["method"], summary["score"]["final"], metrics["test_accuracy"]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{file} is damaged ({reason}): train the run again") from None
+        return cls(folder, config, summary, metrics)
+
+    @cached_property
+    def history(self) -> topo.History | None:
+        """The topology over time; None for a dense run."""
+        if self.config["sparsity"]["method"] is None:
+            return None
+        return topo.History.open(self.path / "topology")
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def method(self) -> str:
+        """The method's name as the papers write it."""
+        name = self.config["sparsity"]["method"]
+        return _DISPLAY.get(name, str(name))
+
+
+def find_runs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, list[Run]]:
+    """Runs in the folders and one level below, grouped by what they have in common.
+
+    Returns
+    -------
+    dict of str to list of Run
+        Runs that differ in the seed alone, by a label: the method's name, with the preset where
+        several groups share it.
+
+    Raises
+    ------
+    RunError
+        If a folder holds no run.
+    """
+    runs: list[Run] = []
+    for path in map(Path, paths):
+        below = sorted(p.parent for p in path.glob("*/summary.json"))
+        runs += [Run.open(p) for p in (below or [path])]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        shared = {k: v for k, v in run.config.items() if k != "seed"}
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
+    known = list(_DISPLAY.values())
+    ordered = sorted(
+        groups.values(),
+        key=lambda g: known.index(g[0].method) if g[0].method in known else len(known),
+    )
+    labels = [g[0].method for g in ordered]
+    if len(set(labels)) < len(labels):
+        labels = [f"{g[0].method} ({g[0].config.get('preset') or g[0].path.name})" for g in ordered]
+    if len(set(labels)) < len(labels):
+        labels = [f"{g[0].method} ({g[0].path.name})" for g in ordered]
+    return dict(zip(labels, ordered, strict=True))

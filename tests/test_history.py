@@ -1,0 +1,512 @@
+import json
+import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import topo
+from topo import Coupling, History, HistoryError, HistoryWriter, Network
+from topo.history import KEYFRAME_EVERY
+
+LOSSES = ("thinned", "removed", "percolated")
+SHAPES = {"fc1": (6, 5), "gate": (4, 6), "up": (4, 6), "größe 2": (3, 4)}
+COUPLINGS = (Coupling(("fc1",), ("gate", "up")), Coupling(("gate", "up"), ("größe 2",)))
+
+
+def network(cells):
+    layers = {
+        n: topo.from_links(*np.divmod(sorted(cells[n]), SHAPES[n][1]), SHAPES[n]) for n in cells
+    }
+    return Network(layers, COUPLINGS)
+
+
+def evolution(seed, updates):
+    """Steps, networks and events of a random evolution, kept as sets of cells.
+
+    A layer may sit an update out, lose everything, and regrow what it just lost.
+    """
+    rng = np.random.default_rng(seed)
+
+    def some(cells, share):
+        return {c for c in sorted(cells) if rng.random() < share}
+
+    every = {n: set(range(a * b)) for n, (a, b) in SHAPES.items()}
+    cells = {n: some(every[n], rng.choice([0, 0.3, 0.8])) for n in SHAPES}
+    steps, networks, events = [0], [network(cells)], [{}]
+    for _ in range(updates):
+        event = {}
+        for n in SHAPES:
+            if rng.random() < 0.3:
+                continue
+            event[n] = {}
+            for kind in LOSSES:
+                event[n][kind] = some(cells[n], rng.choice([0, 0.2, 0.2, 1]))
+                cells[n] = cells[n] - event[n][kind]
+            event[n]["grown"] = some(every[n] - cells[n], rng.choice([0, 0.3, 0.5]))
+            cells[n] = cells[n] | event[n]["grown"]
+        steps.append(steps[-1] + int(rng.integers(1, 5)))
+        networks.append(network(cells))
+        events.append({n: {k: sorted(v) for k, v in e.items()} for n, e in event.items()})
+    return steps, networks, events
+
+
+def write(folder, steps, networks, events):
+    writer = HistoryWriter(folder, networks[0])
+    for step, net, event in zip(steps[1:], networks[1:], events[1:], strict=True):
+        writer.append(step, net, event)
+    return writer
+
+
+def part(folder, kind, step):
+    return folder / kind / f"part-{step:010d}.parquet"
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_is(history, steps, networks):
+    """The history gives these networks at and between these steps."""
+    assert history.steps == steps
+    for step, later, net in zip(steps, [*steps[1:], steps[-1] + 4], networks, strict=True):
+        assert history.at(later - 1) == net, later - 1
+        assert later - step == 1 or history.at(step) == net, step
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A history of 20 updates (a keyframe at the 16th), its steps, networks and events."""
+    steps, networks, events = evolution(3, 20)
+    write(tmp_path / "topology", steps, networks, events)
+    return tmp_path / "topology", steps, networks, events
+
+
+# ---- round trip ------------------------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 12))
+@example(0, 0)
+@example(1, KEYFRAME_EVERY - 1)
+@example(2, KEYFRAME_EVERY)
+@example(3, 2 * KEYFRAME_EVERY + 5)
+def test_every_step_comes_back_exactly(tmp_path_factory, seed, updates):
+    folder = tmp_path_factory.mktemp("history")
+    steps, networks, events = evolution(seed, updates)
+    write(folder, steps, networks, events)
+    history = History.open(folder)
+    assert history.shapes == SHAPES
+    assert history.couplings == COUPLINGS
+    assert_is(history, steps, networks)
+    frames = sorted((folder / "keyframes").iterdir())
+    assert len(frames) == updates // KEYFRAME_EVERY
+    for frame in frames:  # they only save time
+        frame.unlink()
+        history = History.open(folder)
+        assert all(history.at(s) == net for s, net in zip(steps[::-4], networks[::-4], strict=True))
+
+
+def replay(frame, steps):
+    """The links of each step, from the table of events alone."""
+    cells = {name: set() for name in SHAPES}
+    for step in steps:
+        now = frame[frame["step"] == step]
+        for kind in (*LOSSES, "start", "grown"):
+            for e in now[now["event"] == kind].itertuples():
+                cell = e.row * SHAPES[e.layer][1] + e.column
+                if kind in LOSSES:
+                    cells[e.layer].remove(cell)
+                else:
+                    assert cell not in cells[e.layer]
+                    cells[e.layer].add(cell)
+        yield network(cells)
+
+
+def test_plain_pandas_reads_the_events_and_can_replay_them(recorded):
+    folder, steps, networks, events = recorded
+    frame = pd.read_parquet(folder / "events")
+    assert list(frame.columns) == ["step", "layer", "event", "row", "column", "weight"]
+    assert list(replay(frame, steps)) == networks
+    history = History.open(folder)
+    ours = history.events()
+    assert list(ours.columns) == list(frame.columns)
+    assert list(replay(ours, steps)) == networks
+    regrown = {
+        (i, n) for i, e in enumerate(events) for n in e if set(e[n]["removed"]) & set(e[n]["grown"])
+    }
+    assert regrown  # the case that matters is in
+    assert ours["weight"].isna().all()
+
+
+def test_plain_pandas_reads_updates_and_keyframes(recorded):
+    folder, steps, networks, _ = recorded
+    updates = pd.read_parquet(folder / "updates")
+    assert set(updates["step"]) == set(steps)
+    frames = pd.read_parquet(folder / "keyframes")
+    at = networks[KEYFRAME_EVERY]
+    assert len(frames) == at.links
+    for name, rows in frames.groupby("layer", observed=True):
+        a = topo.from_links(rows["row"].to_numpy(), rows["column"].to_numpy(), SHAPES[name])
+        assert np.array_equal(a.toarray(), at.layers[name].toarray())
+
+
+def test_updates_count_each_phase(tmp_path):
+    steps, networks, events = evolution(5, 6)
+    writer = HistoryWriter(tmp_path, networks[0])
+    for i in range(1, 7):
+        writer.append(steps[i], networks[i], events[i], {"fc1": i / 8, "up": float("nan")})
+    table = History.open(tmp_path).updates()
+    assert list(table.columns) == ["update", "step", "layer", "links", *LOSSES, "grown", "overlap"]
+    expected = [(i, steps[i], name) for i in range(1, 7) for name in SHAPES]
+    assert list(zip(table["update"], table["step"], table["layer"], strict=True)) == expected
+    for row in table.itertuples():
+        assert row.links == networks[row.update].layers[row.layer].nnz
+        event = events[row.update].get(row.layer, {})
+        for kind in (*LOSSES, "grown"):
+            assert getattr(row, kind) == len(event.get(kind, ()))
+        if row.layer == "fc1":
+            assert row.overlap == row.update / 8
+        else:
+            assert np.isnan(row.overlap)
+
+
+def test_a_history_of_step_0_alone(tmp_path):
+    net = Network({"fc": [[0, 1], [1, 1]]})
+    HistoryWriter(tmp_path / "new" / "deep", net)
+    history = History.open(str(tmp_path / "new" / "deep"))
+    assert history.steps == [0]
+    assert history.at(0) == history.at(10**12) == net
+    assert history.updates().empty
+    assert history.events()[["step", "event", "row", "column"]].to_numpy().tolist() == [
+        [0, "start", 0, 1],
+        [0, "start", 1, 0],
+        [0, "start", 1, 1],
+    ]
+
+
+def test_a_run_folder_opens_as_its_topology(recorded):
+    folder, steps, _, _ = recorded
+    history = History.open(folder.parent)
+    assert history.path == folder
+    assert history.steps == steps
+
+
+@pytest.mark.parametrize("name", ["step=100", "layer=x/weight=2", "_a b%20#?é*[1]"])
+def test_folders_may_have_any_name(tmp_path, name):
+    steps, networks, events = evolution(1, 3)
+    write(tmp_path / name, steps, networks, events)
+    history = History.open(tmp_path / name)
+    assert_is(history, steps, networks)
+    assert list(replay(history.events(), steps)) == networks
+
+
+def test_events_may_be_arrays_in_any_order_and_steps_numpy_integers(tmp_path):
+    writer = HistoryWriter(tmp_path, Network({"fc": [[1, 1, 0, 0]]}))
+    events = {"fc": {"grown": np.array([3, 2], np.int32), "removed": np.array([1, 0])}}
+    writer.append(np.int64(5), Network({"fc": [[0, 0, 1, 1]]}), events)
+    assert History.open(tmp_path).at(5).layers["fc"].toarray().tolist() == [[0, 0, 1, 1]]
+
+
+# ---- weights ---------------------------------------------------------------------------------
+
+
+def test_keyframes_hold_weights_at_their_steps(tmp_path):
+    steps, networks, events = evolution(7, 20)
+    rng = np.random.default_rng(0)
+    weights = {
+        i: {n: rng.normal(size=a.nnz).astype(np.float32) for n, a in networks[i].layers.items()}
+        for i in (0, 9, KEYFRAME_EVERY)
+    }
+    writer = HistoryWriter(tmp_path, networks[0])
+    writer.keyframe(0, networks[0], weights[0])
+    for i in range(1, 21):
+        writer.append(steps[i], networks[i], events[i])
+        if i in weights:
+            writer.keyframe(steps[i], networks[i], weights[i])
+    history = History.open(tmp_path)
+    assert history.weight_steps == [steps[i] for i in weights]
+    assert_is(history, steps, networks)
+    for i, expected in weights.items():
+        net = history.at(steps[i], weights=True)
+        assert net == networks[i]
+        for name, values in expected.items():
+            assert net.weights[name].dtype == np.float32
+            assert np.array_equal(net.weights[name].data, values)
+            assert np.array_equal(net.weights[name].indices, net.layers[name].indices)
+        assert history.at(steps[i]).weights is None
+    with pytest.raises(
+        ValueError, match=f"no weights were recorded at step {steps[10]}.*{steps[9]}"
+    ):
+        history.at(steps[10], weights=True)
+
+
+def test_no_step_has_weights_unless_they_were_given(recorded):
+    assert History.open(recorded[0]).weight_steps == []
+
+
+# ---- what the reader refuses -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated", "cut at the end", "garbage", "empty", "other"]
+)
+@pytest.mark.parametrize("kind", ["events", "updates", "keyframes"])
+def test_a_damaged_part_is_named(recorded, kind, damage):
+    folder, steps, networks, _ = recorded
+    step = steps[KEYFRAME_EVERY]
+    file = part(folder, kind, step)
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "other":
+        pd.DataFrame({"x": [1]}).to_parquet(file)
+    else:
+        changed = {
+            "truncated": content[: len(content) // 2],
+            "cut at the end": content[:-1],
+            "garbage": b"\x00garbage" * 99,
+            "empty": b"",
+        }
+        file.write_bytes(changed[damage])
+    if kind == "keyframes" and damage == "missing":
+        assert_is(History.open(folder), steps, networks)
+        return
+    named = re.escape(str(file))
+    if (kind, damage) == ("updates", "missing"):
+        named = f"update {KEYFRAME_EVERY} is missing from {re.escape(str(folder / 'updates'))}"
+    with pytest.raises(HistoryError, match=named):
+        history_at(folder, step, kind)
+    if kind != "updates":  # what does not need the part is still there
+        assert History.open(folder).at(step - 1) == networks[KEYFRAME_EVERY - 1]
+
+
+def history_at(folder, step, kind):
+    history = History.open(folder)
+    if kind == "events":
+        part(folder, "keyframes", step).unlink()
+    return history.at(step)
+
+
+def test_an_event_that_cannot_have_happened_is_reported(recorded):
+    folder, steps, _, _ = recorded
+    file = part(folder, "events", 0)
+    frame = pd.read_parquet(file)
+    pd.concat([frame, frame]).to_parquet(file)
+    with pytest.raises(HistoryError, match=re.escape(f"{folder} is damaged") + ".*given twice"):
+        History.open(folder).at(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda meta: b"", "is damaged"),
+        (lambda meta: b"{", "is damaged"),
+        (lambda meta: b"\xff\xfe\x00", "is damaged"),
+        (lambda meta: json.dumps(meta).encode()[:-9], "is damaged"),
+        (lambda meta: b"null", "is damaged"),
+        (lambda meta: b"[]", "is damaged"),
+        (lambda meta: b"{}", "is damaged"),
+        (lambda meta: {k: v for k, v in meta.items() if k != "layers"}, "is damaged"),
+        (lambda meta: {k: v for k, v in meta.items() if k != "couplings"}, "is damaged"),
+        (lambda meta: {**meta, "layers": {"fc1": [5]}}, "is damaged"),
+        (lambda meta: {**meta, "layers": ["fc1"]}, "is damaged"),
+        (lambda meta: {**meta, "couplings": [{"outputs": []}]}, "is damaged"),
+        (lambda meta: {**meta, "schema": meta["schema"] + 1}, "has schema 2.*reads 1"),
+        (lambda meta: {**meta, "schema": "future"}, "has schema 'future'"),
+    ],
+)
+def test_a_damaged_or_foreign_meta_file_is_named(recorded, change, message):
+    file = recorded[0] / "_meta.json"
+    changed = change(json.loads(file.read_bytes()))
+    file.write_bytes(changed if isinstance(changed, bytes) else json.dumps(changed).encode())
+    with pytest.raises(HistoryError, match=re.escape(str(file)) + ".*" + message):
+        History.open(recorded[0])
+
+
+def test_there_is_no_history(tmp_path):
+    with pytest.raises(HistoryError, match=f"{re.escape(str(tmp_path / 'x'))}: no such folder"):
+        History.open(tmp_path / "x")
+    with pytest.raises(HistoryError, match=r"the folder has no _meta\.json"):
+        History.open(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(HistoryError, match=re.escape(str(tmp_path / "file"))):
+        History.open(tmp_path / "file")
+
+
+def test_a_negative_step_is_refused(recorded):
+    with pytest.raises(ValueError, match="step must be at least 0, not -1"):
+        History.open(recorded[0]).at(-1)
+
+
+# ---- what the writer refuses -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["folder", "history", "file"])
+def test_nothing_is_ever_overwritten(tmp_path, inside):
+    path, net = tmp_path / "topology", Network({"fc": np.eye(2)})
+    if inside == "folder":
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    elif inside == "history":
+        HistoryWriter(path, net)
+    else:
+        path.write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(HistoryError, match=re.escape(str(path)) + " exists already"):
+        HistoryWriter(path, net)
+    assert contents(tmp_path) == before
+
+
+def test_an_empty_folder_will_do(tmp_path):
+    HistoryWriter(tmp_path, Network({"fc": np.eye(2)}))
+    assert History.open(tmp_path).steps == [0]
+
+
+@pytest.mark.parametrize(
+    ("step", "layer", "events"),
+    [
+        (10, [[1, 0], [0, 1]], {"fc": {"grown": [1]}}),  # not grown
+        (10, [[1, 1], [0, 1]], {}),  # not recorded
+        (10, [[1, 0], [0, 0]], {"fc": {"removed": [0]}}),  # another one
+        (10, [[1, 0], [0, 1]], {"fc": {"removed": [3]}}),  # not removed
+        (10, [[1, 0], [0, 1]], {"fc": {"grown": [3]}}),  # there already
+        (10, [[1, 1], [0, 1]], {"fc": {"grown": [1, 1]}}),  # twice
+        (10, [[1, 1], [0, 1]], {"fc": {"gorwn": [1]}}),  # unheard of
+        (5, [[1, 0], [0, 1]], {}),  # the same step
+        (4, [[1, 0], [0, 1]], {}),  # an earlier one
+        (0, [[1, 0], [0, 1]], {}),
+    ],
+)
+def test_an_update_that_does_not_follow_is_refused_and_leaves_no_trace(
+    tmp_path, step, layer, events
+):
+    net = Network({"fc": np.eye(2)})
+    writer = HistoryWriter(tmp_path, net)
+    writer.append(5, net, {})
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"step {step}"):
+        writer.append(step, Network({"fc": layer}), events)
+    assert contents(tmp_path) == before
+    grown = Network({"fc": [[1, 1], [0, 1]]})
+    writer.append(6, grown, {"fc": {"grown": [1]}})
+    history = History.open(tmp_path)
+    assert history.steps == [0, 5, 6]
+    assert history.at(6) == grown
+
+
+# ---- crashes and readers beside the writer ---------------------------------------------------
+
+
+def test_leftover_temporary_files_are_ignored(recorded):
+    folder, steps, networks, _ = recorded
+    for kind in ("events", "updates", "keyframes"):
+        (folder / kind / ".part-0000009999.parquet.tmp").write_bytes(b"half")
+    (folder / "._meta.json.tmp").write_bytes(b"{")
+    assert_is(History.open(folder), steps, networks)
+    assert len(pd.read_parquet(folder / "events")) == len(History.open(folder).events())
+
+
+@pytest.mark.parametrize("last", [KEYFRAME_EVERY, 3])
+def test_an_update_cut_off_before_its_end_never_happened(tmp_path, last):
+    steps, networks, events = evolution(11, last)
+    write(tmp_path, steps, networks, events)
+    part(tmp_path, "updates", steps[-1]).unlink()
+    history = History.open(tmp_path)
+    assert_is(history, steps[:-1], networks[:-1])
+    assert history.updates()["update"].max() == last - 1
+    assert set(history.events()["step"]) <= set(steps[:-1])
+
+
+@pytest.mark.parametrize("gone", [0, 1, 7, 19])
+def test_an_update_missing_in_the_middle_is_reported(recorded, gone):
+    folder, steps, _, _ = recorded
+    part(folder, "updates", steps[gone]).unlink()
+    with pytest.raises(HistoryError, match=f"update {gone} is missing from .*updates"):
+        History.open(folder)
+
+
+def test_a_history_cut_off_at_its_start_is_reported(tmp_path):
+    HistoryWriter(tmp_path, Network({"fc": np.eye(2)}))
+    part(tmp_path, "updates", 0).unlink()
+    with pytest.raises(HistoryError, match="updates is empty"):
+        History.open(tmp_path)
+
+
+class Crash(BaseException):
+    pass
+
+
+def test_whenever_the_writer_dies_a_consistent_prefix_is_left(tmp_path, monkeypatch):
+    steps, networks, events = evolution(4, KEYFRAME_EVERY + 1)
+    real, left, seen = os.replace, [0], set()
+
+    def replace(source, target, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Crash
+        real(source, target, **kwargs)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for survives in range(100):
+        folder, left[0] = tmp_path / str(survives), survives
+        try:
+            write(folder, steps, networks, events)
+        except Crash:
+            if not (folder / "_meta.json").exists():
+                with pytest.raises(HistoryError, match=r"no _meta\.json"):
+                    History.open(folder)
+                continue
+        history = History.open(folder)
+        done = len(history.steps)
+        assert history.steps == steps[:done]
+        assert history.at(steps[-1]) == networks[done - 1]
+        seen.add(done)
+        if left[0] >= 0:
+            break
+    assert seen == set(range(1, len(steps) + 1))
+    assert done == len(steps)
+
+
+def test_a_reader_beside_the_writer_sees_a_consistent_prefix(tmp_path):
+    steps, networks, events = evolution(8, 2 * KEYFRAME_EVERY)
+    writer = HistoryWriter(tmp_path, networks[0])
+
+    written = threading.Event()
+
+    def read():
+        seen, last = 0, False
+        while not last:
+            last = written.is_set()
+            history = History.open(tmp_path)
+            assert len(history.steps) >= seen
+            seen = len(history.steps)
+            assert history.steps == steps[:seen]
+            assert history.at(steps[-1]) == networks[seen - 1]
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for step, net, event in zip(steps[1:], networks[1:], events[1:], strict=True):
+                writer.append(step, net, event)
+        finally:
+            written.set()
+        assert [reader.result() for reader in readers] == [len(steps)] * 2
+
+
+def test_history_errors_are_value_errors():
+    assert issubclass(HistoryError, ValueError)
+
+
+def test_the_repr_says_what_there_is(recorded):
+    folder, steps, _, _ = recorded
+    assert repr(History.open(folder)) == (
+        f"History({str(Path(folder))!r}: 4 layers, 20 updates, last step {steps[-1]})"
+    )
