@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from dst import __version__
+from dst import __version__, bench
 from dst._names import find, unknown
 from dst.config import Config
 from dst.datasets import describe, fetch, load, registry
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"{name:24}{_in_a_line(preset)}")
             case "data":
                 _data(chosen.name)
+            case "bench":
+                _bench(chosen.name, chosen.device)
     except (ValueError, OSError) as error:
         print(f"epitopo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -96,6 +99,15 @@ def _data(name: str | None) -> None:
         print(file)
 
 
+def _bench(name: str, device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: torch sees no CUDA device here")
+    if name == "layers":
+        bench.layers(device)
+    else:
+        bench.predictors()
+
+
 def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
     """The whole parser and that of ``train``, whose defaults are those of the preset."""
     parser = ArgumentParser(
@@ -129,6 +141,10 @@ def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
     data = ArgumentParser(exit_on_error=False, description="List or fetch data sets.")
     data.add_argument("name", nargs="?", help="Data set to fetch; without it, list them.")
     commands.add_subcommand("data", data, help="List or fetch data sets.")
+    timer = ArgumentParser(exit_on_error=False, description="Time the kernels on this machine.")
+    timer.add_argument("name", type=Literal["layers", "predictors"], help="What to time.")
+    timer.add_argument("--device", default="cpu", help="For layers: cpu or cuda.")
+    commands.add_subcommand("bench", timer, help="Time the kernels on this machine.")
     return parser, trainer
 
 

@@ -169,8 +169,9 @@ class SparseLinear(nn.Module):
         """Apply the layer to x of shape (..., in_features)."""
         if x.shape[-1] != self.in_features:
             raise ValueError(f"expected inputs of shape (..., {self.in_features}), not {tuple(x.shape)}")
-        if x.dtype != self.values.dtype and torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.values.dtype)
+        if torch.is_autocast_enabled(x.device.type):  # the kernels have no half precision
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.to(self.values.dtype))
         flat = x.reshape(-1, self.in_features)
         y = _CSRLinear.apply(
             flat,
@@ -249,13 +250,14 @@ class _CSRLinear(torch.autograd.Function):
         n_out, n_in = len(indptr) - 1, len(t_indptr) - 1
         grad_t = grad.t().contiguous()
         grad_x = grad_values = None
-        if ctx.needs_input_grad[0]:
-            ordered = values.index_select(0, t_order)
-            grad_x = (_csr(t_indptr, t_indices, ordered, (n_in, n_out)) @ grad_t).t()
-        if ctx.needs_input_grad[1]:
-            pattern = _csr(indptr, indices, values, (n_out, n_in))
-            products = torch.sparse.sampled_addmm(pattern, grad_t, x_t.t(), beta=0.0)
-            grad_values = products.values()
+        with torch.autocast(grad.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                ordered = values.index_select(0, t_order)
+                grad_x = (_csr(t_indptr, t_indices, ordered, (n_in, n_out)) @ grad_t).t()
+            if ctx.needs_input_grad[1]:
+                pattern = _csr(indptr, indices, values, (n_out, n_in))
+                products = torch.sparse.sampled_addmm(pattern, grad_t, x_t.t(), beta=0.0)
+                grad_values = products.values()
         return grad_x, grad_values, None, None, None, None, None
 
 

@@ -10,7 +10,7 @@ from scipy import sparse, stats
 
 import topo
 
-SIZES = st.one_of(st.integers(1, 12), st.integers(1, 90))  # small, wide, tall and 1-row shapes
+SIZES = st.one_of(st.integers(1, 12), st.integers(1, 60))  # small, wide, tall and 1-row shapes
 SEEDS = st.integers(-5, 10**9)
 
 
@@ -149,7 +149,7 @@ def test_one_rewired_link_is_any_and_goes_to_any_empty_cell_its_own_included():
     odds = {tuple(sorted(lattice)): 1 / 7}
     for cut, new in itertools.product(lattice, empty):
         odds[tuple(sorted(lattice - {cut} | {new}))] = 1 / 42
-    outcomes = [cells(topo.small_world(3, 4, 0.5, beta=1 / 6, seed=seed)) for seed in range(8000)]
+    outcomes = [cells(topo.small_world(3, 4, 0.5, beta=1 / 6, seed=seed)) for seed in range(5000)]
     assert chi_square(outcomes, odds) > 1e-4
 
 

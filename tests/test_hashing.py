@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import topo
+from topo.hashing import to_unit
 
 SUSPICIOUS = 1e-4  # every seed below is fixed, so a test that passes once always passes
 
@@ -131,6 +132,7 @@ def test_uniform_numbers_are_uniform_and_never_0_or_1():
     ends = topo.uniform(np.array([0, 2**64 - 1], np.uint64))
     assert 0 < ends[0] < 1e-15
     assert 1 - 1e-15 < ends[1] < 1
+    assert [to_unit(np.uint64(0)), to_unit(np.uint64(2**64 - 1))] == ends.tolist()  # the kernels'
     rows, cols = np.divmod(np.arange(40_000, dtype=np.int32), 200)
     u = topo.uniform(topo.hash_links(topo.stream(3), rows, cols))
     assert stats.kstest(u, "uniform").pvalue > SUSPICIOUS
@@ -161,8 +163,9 @@ def test_every_subset_of_integers_is_equally_likely(n, k):
 
 
 def test_samples_out_of_a_huge_range_are_cheap_and_spread():
-    sample = topo.sample_integers(10**15, 5000, topo.stream(1))
-    assert stats.kstest(sample / 10**15, "uniform").pvalue > SUSPICIOUS
+    for n in (10**15, 2**62 + 2**61):  # of the latter, 64 bits modulo n favour small integers
+        sample = topo.sample_integers(n, 5000, topo.stream(1))
+        assert stats.kstest(sample / n, "uniform").pvalue > SUSPICIOUS
 
 
 def test_samples_are_the_same_on_every_machine():

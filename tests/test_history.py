@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,12 +81,19 @@ def assert_is(history, steps, networks):
         assert later - step == 1 or history.at(step) == net, step
 
 
-@pytest.fixture
-def recorded(tmp_path):
-    """A history of 20 updates (a keyframe at the 16th), its steps, networks and events."""
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
     steps, networks, events = evolution(3, 20)
-    write(tmp_path / "topology", steps, networks, events)
-    return tmp_path / "topology", steps, networks, events
+    write(folder, steps, networks, events)
+    return folder, steps, networks, events
+
+
+@pytest.fixture
+def recorded(tmp_path, original):
+    """A history of 20 updates (a keyframe at the 16th), its steps, networks and events."""
+    shutil.copytree(original[0], tmp_path / "topology")
+    return tmp_path / "topology", *original[1:]
 
 
 # ---- round trip ------------------------------------------------------------------------------
@@ -105,6 +113,7 @@ def test_every_step_comes_back_exactly(tmp_path_factory, seed, updates):
     assert history.shapes == SHAPES
     assert history.couplings == COUPLINGS
     assert_is(history, steps, networks)
+    assert list(history.networks()) == list(zip(steps, networks, strict=True))
     frames = sorted((folder / "keyframes").iterdir())
     assert len(frames) == updates // KEYFRAME_EVERY
     for frame in frames:  # they only save time
@@ -284,7 +293,8 @@ def test_a_damaged_part_is_named(recorded, kind, damage):
     with pytest.raises(HistoryError, match=named):
         history_at(folder, step, kind)
     if kind != "updates":  # what does not need the part is still there
-        assert History.open(folder).at(step - 1) == networks[KEYFRAME_EVERY - 1]
+        i = KEYFRAME_EVERY - 2
+        assert History.open(folder).at(steps[i]) == networks[i]
 
 
 def history_at(folder, step, kind):
@@ -295,7 +305,7 @@ def history_at(folder, step, kind):
 
 
 def test_an_event_that_cannot_have_happened_is_reported(recorded):
-    folder, steps, _, _ = recorded
+    folder = recorded[0]
     file = part(folder, "events", 0)
     frame = pd.read_parquet(file)
     pd.concat([frame, frame]).to_parquet(file)
@@ -444,12 +454,14 @@ class Crash(BaseException):
 
 
 def test_whenever_the_writer_dies_a_consistent_prefix_is_left(tmp_path, monkeypatch):
-    steps, networks, events = evolution(4, KEYFRAME_EVERY + 1)
+    monkeypatch.setattr("topo.history.KEYFRAME_EVERY", 2)
+    steps, networks, events = evolution(4, 5)
     real, left, seen = os.replace, [0], set()
 
     def replace(source, target, **kwargs):
         left[0] -= 1
-        if left[0] < 0:
+        if left[0] < 0:  # and not all of it had reached the disk
+            Path(source).write_bytes(Path(source).read_bytes()[:20])
             raise Crash
         real(source, target, **kwargs)
 

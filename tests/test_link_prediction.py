@@ -252,7 +252,7 @@ def test_one_link_grows_with_probability_in_proportion_to_its_score(name, soft, 
     scores = reference(UNEVEN, name)
     odds = {((v, u),): scores[v, u] ** power for v, u in np.argwhere(scores).tolist()}
     assert len(set(np.round([*odds.values()], 9))) > 1
-    assert chi_square(grown(UNEVEN, 1, name, 3000, soft=soft), odds) > 1e-4
+    assert chi_square(grown(UNEVEN, 1, name, 1500, soft=soft), odds) > 1e-4
 
 
 def test_two_links_grow_as_a_sample_without_replacement(threads):
@@ -264,7 +264,7 @@ def test_two_links_grow_as_a_sample_without_replacement(threads):
     for a, b in itertools.combinations(sorted(weights), 2):
         x, y = weights[a] / total, weights[b] / total
         odds[a, b] = x * y / (1 - x) + y * x / (1 - y)
-    assert chi_square(grown(UNEVEN, 2, "ch2_l3n", 4000), odds) > 1e-4
+    assert chi_square(grown(UNEVEN, 2, "ch2_l3n", 3000), odds) > 1e-4
 
 
 def test_ties_at_the_top_are_broken_uniformly(threads):
@@ -272,6 +272,10 @@ def test_ties_at_the_top_are_broken_uniformly(threads):
     dense = np.zeros((4, 4), bool)  # two blocks of one missing corner each: a tie of two
     dense[:2, :2] = dense[2:, 2:] = [[1, 1], [1, 0]]
     odds = {((1, 1),): 1, ((3, 3),): 1}
+    assert chi_square(grown(dense, 1, "ch3_l3p", 1000, soft=False), odds) > 1e-4
+    threads(1, 1)  # a block a row: most ties meet a cut that is already known
+    dense = np.kron(np.eye(6, dtype=bool), [[True, True], [True, False]])
+    odds = {((i, i),): 1 for i in range(1, 12, 2)}
     assert chi_square(grown(dense, 1, "ch3_l3p", 1000, soft=False), odds) > 1e-4
 
 
@@ -281,7 +285,7 @@ def test_the_rest_is_uniform_where_too_few_scores_are_positive(soft, threads):
     dense = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)  # one L3 path, to (1, 1)
     others = [(v, u) for v, u in np.argwhere(~dense).tolist() if (v, u) != (1, 1)]
     odds = {tuple(sorted([(1, 1), *pair])): 1 for pair in itertools.combinations(others, 2)}
-    assert chi_square(grown(dense, 3, "ch2_l3p", 3000, soft=soft), odds) > 1e-4
+    assert chi_square(grown(dense, 3, "ch2_l3p", 1500, soft=soft), odds) > 1e-4
 
 
 def test_random_growth_is_uniform(threads):
@@ -306,7 +310,7 @@ def test_soft_is_sharpness():
 
 @pytest.mark.parametrize("soft", [True, False, 4.0])
 @pytest.mark.parametrize("name", topo.PREDICTORS)
-@pytest.mark.parametrize("k", [7, 400])
+@pytest.mark.parametrize("k", [3, 400])
 def test_growth_does_not_depend_on_threads_or_blocks(name, soft, k, threads):
     dense = random_layer(40, 30, 0.08)
     if not soft:  # fifteen ties, far apart

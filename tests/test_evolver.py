@@ -1,0 +1,366 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dst
+import topo
+from dst.graph import sparse_layers
+from dst.schedules import constant
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "sgd-foreach": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, foreach=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw-fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
+}
+X = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32))
+Y = (X[:, :3].sum(1) > 0).long() + 2 * (X[:, 3] > 0).long()
+
+
+def make_model(method="set", density=0.2, seed=0):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
+    return dst.sparsify(model, density, method=method, exclude="4", seed=seed)
+
+
+def start(method="set", optimizer="sgd", every=3, total_steps=30, seed=0, **options):
+    model = make_model(method, seed=seed)
+    opt = OPTIMIZERS[optimizer](model.parameters())
+    evolver = dst.Evolver(
+        model, opt, method, every=every, total_steps=total_steps, seed=seed, **options
+    )
+    return model, opt, evolver
+
+
+def iterate(model, optimizer, evolver):
+    loss = F.cross_entropy(model(X), Y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return evolver.step()
+
+
+# by hand
+
+
+def hand_method(**changes):
+    fields = {
+        "name": "hand",
+        "start": dst.Start("erdos_renyi", "keep"),
+        "churn": constant(0.5),
+        "removal": dst.Rule(dst.magnitude, constant(math.inf)),
+        "regrowth": dst.Rule(topo.PREDICTORS["ch3_l3p"], constant(math.inf)),
+    }
+    return dst.Method(**fields | changes)
+
+
+def by_hand(topology, values, method, momentum=None):
+    """One layer with the given values, and its first update; lr 0 leaves the values alone."""
+    linear = nn.Linear(len(topology[0]), len(topology), bias=False)
+    model = nn.Sequential(linear)
+    own = np.array(topology)
+    dst.sparsify(model, own.mean(), topology=own, init=lambda *a: np.array(values))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    evolver = dst.Evolver(model, optimizer, method, every=1, total_steps=4)
+    model(torch.ones(1, own.shape[1])).sum().backward()
+    optimizer.step()
+    if momentum is not None:
+        optimizer.state[model[0].values]["momentum_buffer"].copy_(torch.tensor(momentum))
+    return model[0], optimizer, evolver.step()
+
+
+def test_an_update_solved_by_hand():
+    # The two smallest weights, 0.1 and -0.2, go. What is left is the path u0 - v0 - u1 - v1, so
+    # the one absent link with a path of length three is (v1, u0); the second link to grow is
+    # random among the other absent ones.
+    layer, optimizer, update = by_hand(
+        [[1, 1, 0], [0, 1, 0], [0, 0, 1]],
+        [1.0, -2.0, 0.1, -0.2],
+        hand_method(churn=constant(0.5)),
+        momentum=[1.0, 2.0, 3.0, 4.0],
+    )
+    assert update.step == 1
+    record = update.layers["0"]
+    assert (record.links, record.removed, record.percolated, record.grown) == (4, 2, 0, 2)
+    dense = layer.to_dense()
+    assert dense[0, :2].tolist() == [1.0, -2.0]  # survivors keep their weights
+
+
+def test_top_k_regrowth_by_hand():
+    # Removing the weight 0.1 leaves the path u0 - v0 - u1 - v1; (v1, u0) closes it.
+    layer, optimizer, update = by_hand(
+        [[1, 1, 0], [0, 1, 1]],
+        [1.0, -2.0, 3.0, 0.1],
+        hand_method(churn=constant(0.25)),
+        momentum=[1.0, 2.0, 3.0, 4.0],
+    )
+    assert layer.to_dense().tolist() == [[1.0, -2.0, 0.0], [0.0, 3.0, 0.0]]
+    assert layer.adjacency.toarray().astype(int).tolist() == [[1, 1, 0], [1, 1, 0]]
+    # momentum moved with its links and is zero on the new one, between two old ones
+    assert optimizer.state[layer.values]["momentum_buffer"].tolist() == [1.0, 2.0, 0.0, 3.0]
+    assert update.layers["0"].overlap == 0.0
+    assert update.resized == ()
+
+
+def test_a_link_removed_and_regrown_keeps_weight_and_state():
+    # The only absent link that closes a path is the one just removed.
+    layer, optimizer, update = by_hand(
+        [[1, 1], [1, 1]],
+        [1.0, 2.0, 0.1, 3.0],
+        hand_method(churn=constant(0.25)),
+        momentum=[1.0, 2.0, 3.0, 4.0],
+    )
+    assert update.layers["0"].overlap == 1.0
+    assert layer.to_dense().tolist() == [[1.0, 2.0], [pytest.approx(0.1), 3.0]]
+    assert optimizer.state[layer.values]["momentum_buffer"].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_percolated_links_are_regrown_elsewhere():
+    # Without the weight 0.1, hidden neuron 0 has no outgoing link: its two incoming links go.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 3))
+    dst.sparsify(
+        model,
+        {"0": 4 / 6, "2": 4 / 6},
+        topology={"0": [[1, 1, 0], [0, 1, 1]], "2": [[0, 1], [1, 1], [0, 1]]},
+        init=lambda linear, adjacency, key: np.where(adjacency.indices == 0, 0.1, 1.0),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.no_grad():
+        model[0].values.fill_(1.0)
+    method = hand_method(churn=constant(0.25), percolates=True)
+    evolver = dst.Evolver(model, optimizer, method, every=1, total_steps=4)
+    update = evolver.step()
+    assert update.layers["2"].removed == 1
+    first = update.layers["0"]
+    assert (first.removed, first.percolated, first.grown, first.links) in {
+        (1, 1, 2, 4),
+        (1, 2, 3, 4),
+    }
+
+
+# every method
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("method", dst.METHODS)
+def test_conformance(method, optimizer, tmp_path):
+    model, opt, evolver = start(method, optimizer, history=tmp_path / "h")
+    layers = sparse_layers(model)
+    parameters = {n: layer.values for n, layer in layers.items()}
+    links = {n: layer.values.numel() for n, layer in layers.items()}
+    seen = {0: {n: layer.adjacency for n, layer in layers.items()}}
+    updates, grown = [], dict.fromkeys(layers, 0)
+    for step in range(1, 31):
+        before = {n: layer.adjacency for n, layer in layers.items()}
+        update = iterate(model, opt, evolver)
+        if update is None:
+            assert all(
+                np.array_equal(layers[n].indices.numpy(), a.indices) for n, a in before.items()
+            )
+            continue
+        updates.append(update.step)
+        seen[step] = {n: layer.adjacency for n, layer in layers.items()}
+        for name, layer in layers.items():
+            adjacency = layer.adjacency
+            assert layer.values is parameters[name]
+            assert adjacency.nnz == layer.values.numel() == links[name]  # exact, always
+            assert topo.as_adjacency(adjacency) is adjacency  # canonical
+            record = update.layers[name]
+            assert record.grown == record.removed + record.percolated
+            churn = dst.METHODS[method].churn(step / (30 * dst.METHODS[method].t_end))
+            assert record.removed == math.floor(churn * links[name])
+            # what is new starts at zero, in the weight and in every state tensor of its shape
+            new = (adjacency.astype(int) - before[name].astype(int)).tocoo()
+            fresh = new.data == 1
+            back = round(record.grown * record.overlap) if record.grown else 0
+            assert fresh.sum() == record.grown - back
+            keys = topo.adjacency.link_keys(adjacency)
+            at = np.searchsorted(
+                keys, new.row[fresh].astype(np.int64) * adjacency.shape[1] + new.col[fresh]
+            )
+            for tensor in (layer.values, layer.values.grad, *opt.state[layer.values].values()):
+                if tensor.shape == layer.values.shape:
+                    assert not tensor.detach()[at].any()
+            grown[name] += record.grown
+    assert all(n > 0 for n in grown.values()) == (method != "static")
+    if method == "static":
+        assert updates == []
+    else:
+        expected = {"set": range(3, 30, 3), "chts": range(3, 22, 3)}[method]
+        assert updates == list(expected)
+    assert evolver.last == {"set": 27, "static": 27, "chts": 21}[method]
+    history = topo.History.open(tmp_path / "h")
+    assert history.steps == sorted(seen)
+    for step, expected_layers in seen.items():
+        assert history.at(step) == topo.Network(expected_layers, evolver.couplings)
+
+
+def test_weights_of_surviving_links_are_untouched():
+    model, optimizer, evolver = start("chts", every=2)
+    for _ in range(12):
+        iterate_before = {}
+        loss = F.cross_entropy(model(X), Y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for name, layer in sparse_layers(model).items():
+            iterate_before[name] = (layer.to_dense(), layer.adjacency.toarray())
+        if evolver.step() is None:
+            continue
+        for name, layer in sparse_layers(model).items():
+            dense, mask = iterate_before[name]
+            both = torch.from_numpy(mask & layer.adjacency.toarray())
+            assert both.any()
+            assert torch.equal(layer.to_dense()[both], dense[both])
+
+
+@pytest.mark.parametrize("method", ["set", "chts"])
+def test_the_same_seed_gives_the_same_run_whatever_torchs_generator(method):
+    runs = []
+    for noise, seed in ((1, 5), (2, 5), (1, 6)):
+        model, optimizer, evolver = start(method, seed=seed)
+        torch.manual_seed(noise)
+        np.random.seed(noise)  # noqa: NPY002
+        for _ in range(15):
+            iterate(model, optimizer, evolver)
+        runs.append((dst.network(model), [p.detach().clone() for p in model.parameters()]))
+    assert runs[0][0] == runs[1][0] != runs[2][0]
+    assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1]))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(optimizer):
+    model, opt, evolver = start("chts", optimizer)
+    for _ in range(10):
+        iterate(model, opt, evolver)
+    saved = copy.deepcopy((model.state_dict(), opt.state_dict(), evolver.state_dict()))
+    for _ in range(12):
+        iterate(model, opt, evolver)
+    resumed, opt2, evolver2 = start("chts", optimizer)
+    for part, state in zip((resumed, opt2, evolver2), saved):
+        part.load_state_dict(state)
+    for _ in range(12):
+        iterate(resumed, opt2, evolver2)
+    assert dst.network(resumed) == dst.network(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters()))
+    with pytest.raises(ValueError, match="every 3, the state 4"):
+        start("chts")[2].load_state_dict({**saved[2], "every": 4})
+
+
+def test_chts_learns():
+    model, optimizer, evolver = start("chts", "adam", every=10, total_steps=200)
+    first = F.cross_entropy(model(X), Y).item()
+    for _ in range(200):
+        iterate(model, optimizer, evolver)
+    assert F.cross_entropy(model(X), Y).item() < 0.3 * first
+
+
+def test_followers_have_the_same_links_and_their_own_weights():
+    model, optimizer, _ = start("set")
+    average = torch.optim.swa_utils.AveragedModel(model)
+    evolver = dst.Evolver(model, optimizer, "set", every=2, total_steps=30, followers=[average])
+    for _ in range(6):
+        iterate(model, optimizer, evolver)
+        average.update_parameters(model)
+    assert dst.network(average.module) == dst.network(model)
+    with pytest.raises(ValueError, match="a copy of the model"):
+        dst.Evolver(model, optimizer, "set", every=1, total_steps=9, followers=[nn.Linear(2, 2)])
+
+
+def test_a_loop_that_still_holds_the_previous_loss():
+    model, optimizer, evolver = start("set", every=1)
+    losses = []
+    for _ in range(3):
+        loss = F.cross_entropy(model(X), Y)
+        losses.append(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        evolver.step()
+    assert len(losses) == 3
+
+
+def test_history_with_weights(tmp_path):
+    model, optimizer, evolver = start("set", history=tmp_path / "h")
+    evolver.snapshot()
+    for _ in range(5):
+        iterate(model, optimizer, evolver)
+    evolver.snapshot()
+    history = topo.History.open(tmp_path / "h")
+    assert history.weight_steps == [0, 5]
+    recorded = history.at(5, weights=True)
+    assert recorded == history.at(5) == dst.network(model)
+    for name, layer in sparse_layers(model).items():
+        assert np.array_equal(recorded.weights[name].toarray(), layer.to_dense().numpy())
+
+
+# refusals
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_stop_the_update_and_change_nothing(bad, tmp_path):
+    model, _, evolver = start("chts", every=1, history=tmp_path / "h")
+    with torch.no_grad():
+        model[2].values[3] = bad
+    before = dst.network(model)
+    with pytest.raises(ValueError, match=r"layer '2' has 1 weights .* at step 1"):
+        evolver.step()
+    assert dst.network(model) == before
+    assert topo.History.open(tmp_path / "h").steps == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "ste"}, "unknown method 'ste': did you mean 'set'"),
+        ({"every": 0}, "every must be a positive integer, not 0"),
+        ({"every": 1.5}, "every must be a positive integer, not 1.5"),
+        ({"total_steps": -3}, "total_steps must be a positive integer, not -3"),
+        ({"seed": "a"}, "seed must be an integer"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    model = make_model()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    with pytest.raises(ValueError, match=message):
+        dst.Evolver(model, optimizer, **{"method": "set", "every": 1, "total_steps": 9} | arguments)
+
+
+def test_an_optimizer_made_before_sparsify_is_refused():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dst.sparsify(model, 0.5, exclude="2")
+    with pytest.raises(
+        ValueError, match="does not hold the values of '0': make the optimizer after"
+    ):
+        dst.Evolver(model, optimizer, "set", every=1, total_steps=9)
+
+
+def test_a_dense_model_and_an_existing_history_are_refused(tmp_path):
+    dense = nn.Sequential(nn.Linear(6, 6))
+    with pytest.raises(ValueError, match="call dst.sparsify first"):
+        dst.Evolver(dense, torch.optim.SGD(dense.parameters()), "set", every=1, total_steps=9)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(topo.HistoryError, match="exists already"):
+        start(history=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_t_end():
+    with pytest.raises(ValueError, match="t_end"):
+        hand_method(t_end=1.5)
+    model = make_model()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    for t_end, every, total, last in ((0.75, 10, 100, 70), (1.0, 10, 100, 90), (1.0, 200, 100, 0)):
+        method = hand_method(t_end=t_end)
+        assert dst.Evolver(model, optimizer, method, every=every, total_steps=total).last == last
