@@ -10,14 +10,14 @@ import topo
 __version__ = metadata.version("epitopo")
 
 if getattr(topo, "__version__", None) != __version__:
+    found = f"{getattr(topo, '__version__', 'without a version')} at {list(topo.__path__)}"
     raise ImportError(
-        f"analysis {__version__} needs its sibling package topo {__version__}, but Python found "
-        f"topo {getattr(topo, '__version__', 'without a version')} at "
-        f"{getattr(topo, '__path__', topo)}: rename that folder, or start Python elsewhere; "
-        "if it is epitopo's own, reinstall epitopo"
+        f"analysis {__version__} needs its sibling package topo {__version__}, but Python found topo "
+        f"{found}: rename that folder, or start Python elsewhere; if it is epitopo's own, "
+        "reinstall epitopo"
     )
 
-from analysis.measures import (  # noqa: E402
+from analysis.measures import (
     MEASURES,
     LayerState,
     active_neurons,
@@ -25,10 +25,10 @@ from analysis.measures import (  # noqa: E402
     elm_overlap,
     summary,
 )
-from analysis.power_law import PowerLaw, power_law  # noqa: E402
-from analysis.report import write_report  # noqa: E402
-from analysis.runs import Run, RunError, find_runs  # noqa: E402
-from analysis.table import compare, format_table  # noqa: E402
+from analysis.power_law import PowerLaw, power_law
+from analysis.report import write_report
+from analysis.runs import Run, RunError, find_runs
+from analysis.table import compare, format_table
 
 __all__ = [
     "MEASURES",

@@ -23,7 +23,7 @@ __all__ = ["COLOURS", "adjacency", "curves", "degree_distribution", "style"]
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -96,7 +96,9 @@ def adjacency(matrix: sparse.csr_array, ax: Axes, *, cells: int = 96, vmax: floa
     n_out, n_in = matrix.shape
     tall, wide = min(n_out, cells), min(n_in, cells)
     coo = matrix.tocoo()
-    tile = (coo.row.astype(np.int64) * tall // n_out) * wide + coo.col.astype(np.int64) * wide // n_in
+    tile = (coo.row.astype(np.int64) * tall // n_out) * wide + coo.col.astype(
+        np.int64
+    ) * wide // n_in
     links = np.bincount(tile, minlength=tall * wide).reshape(tall, wide)
     rows = np.diff(-(-np.arange(tall + 1) * n_out // tall))
     cols = np.diff(-(-np.arange(wide + 1) * n_in // wide))
@@ -144,7 +146,11 @@ def degree_distribution(
             tail = k[k >= fit.xmin]
             line = at_least[k >= fit.xmin][0] * zeta(fit.alpha, tail) / zeta(fit.alpha, fit.xmin)
             ax.plot(
-                tail, line, color=COLOURS[5], lw=1.6, label=rf"power law, $\alpha$ = {fit.alpha:.2f}"
+                tail,
+                line,
+                color=COLOURS[5],
+                lw=1.6,
+                label=rf"power law, $\alpha$ = {fit.alpha:.2f}",
             )
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -119,8 +119,7 @@ def summary(
         if name not in MEASURES:
             near = difflib.get_close_matches(str(name), MEASURES, 1, 0.0)
             raise ValueError(
-                f"unknown measure {name!r}: did you mean {near[0]!r}? "
-                f"Known: {', '.join(MEASURES)}"
+                f"unknown measure {name!r}: did you mean {near[0]!r}? Known: {', '.join(MEASURES)}"
             )
     if isinstance(source, topo.Network):
         return _measure(source, 0, {}, chosen)
@@ -138,9 +137,9 @@ def summary(
 
 
 def elm_overlap(history: topo.History) -> pd.DataFrame:
-    """ELM overlap of every update and layer.
+    r"""ELM overlap of every update and layer.
 
-    The epitopological local minima overlap :math:`O_t = |R_t \\cap G_t| / |G_t|` is the share of
+    The epitopological local minima overlap :math:`O_t = |R_t \cap G_t| / |G_t|` is the share of
     the regrown links G_t that the same update had removed R_t, by score or by percolation. It
     rises as the topology settles.
 

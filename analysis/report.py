@@ -187,7 +187,7 @@ def _adjacency(groups: Groups) -> _Item:
     bar = figure.colorbar(axes[0][0].images[0], ax=axes, shrink=0.25, aspect=14, pad=0.01)
     bar.set_label("density of a tile", fontsize=8.5)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     first = {label: runs[0].seed for label, runs in groups.items()}
     seeds = ", ".join(f"{label} seed {seed}" for label, seed in first.items())
     return _Item(
@@ -243,7 +243,9 @@ def _fits(groups: Groups) -> _Item:
                         "layer": name,
                         "side": side,
                         "α": f"{fit.alpha:.2f}" if fit.fits else "–",
-                        "smallest degree of the tail": "–" if np.isnan(fit.xmin) else f"{fit.xmin:g}",
+                        "smallest degree of the tail": "–"
+                        if np.isnan(fit.xmin)
+                        else f"{fit.xmin:g}",
                         "KS distance": "–" if np.isnan(fit.ks) else f"{fit.ks:.3f}",
                         "neurons in the tail": str(fit.tail),
                         "no fit, because": "; ".join(fit.reasons) or "(fits)",
@@ -287,7 +289,8 @@ def _html_table(table: pd.DataFrame, text: set[str] | None = None) -> str:
         f"<tr>{''.join(cell('td', c, row[c]) for c in table.columns)}</tr>"
         for _, row in table.iterrows()
     )
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    inner = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f"<div class='wide'><table>{inner}</table></div>"
 
 
 def _page(groups: Groups, tables: list[_Item], plots: list[_Item]) -> str:
@@ -297,13 +300,14 @@ def _page(groups: Groups, tables: list[_Item], plots: list[_Item]) -> str:
     data, hidden = first.config["data"]["name"], first.config["model"]["hidden"]
     title = f"Sparse training on {data}: {', '.join(groups)}"
     densities = sorted({r.summary["density"] for r in runs if r.summary["density"] < 1})
-    sparsity = ", ".join(f"{1 - d:.3g}" if d < 0.001 else f"{100 * (1 - d):.3g} %" for d in densities)
+    sparsity = ", ".join(f"{100 * (1 - d):.3g} %" for d in densities)
     lead = (
         f"{len(runs)} runs of a multilayer perceptron with hidden layers of "
         f"{', '.join(map(str, hidden))} neurons on the data set {data}"
         + (f"; the sparse ones at {sparsity} sparsity" if densities else "")
         + f". epitopo {machine['versions']['epitopo']}, torch {machine['versions']['torch']}, "
-        f"Python {machine['versions']['python']}, {machine['threads']} threads on {machine['device']}."
+        f"Python {machine['versions']['python']}, {machine['threads']} threads, "
+        f"{machine['device']}."
     )
     sections = [_section("Table", 1, tables[0])]
     sections += [_section("Figure", i, plot) for i, plot in enumerate(plots, start=1)]

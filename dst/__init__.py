@@ -10,17 +10,18 @@ import topo
 __version__ = metadata.version("epitopo")
 
 if getattr(topo, "__version__", None) != __version__:
+    found = f"{getattr(topo, '__version__', 'without a version')} at {list(topo.__path__)}"
     raise ImportError(
         f"dst {__version__} needs its sibling package topo {__version__}, but Python found topo "
-        f"{getattr(topo, '__version__', 'without a version')} at {getattr(topo, '__path__', topo)}: "
-        "rename that folder, or start Python elsewhere; if it is epitopo's own, reinstall epitopo"
+        f"{found}: rename that folder, or start Python elsewhere; if it is epitopo's own, "
+        "reinstall epitopo"
     )
 
-from dst.evolver import Evolver, LayerUpdate, Update  # noqa: E402
-from dst.graph import network  # noqa: E402
-from dst.methods import METHODS, Links, Method, Rule, Start, magnitude  # noqa: E402
-from dst.sparse_linear import SparseLinear  # noqa: E402
-from dst.sparsify import sparsify  # noqa: E402
+from dst.evolver import Evolver, LayerUpdate, Update
+from dst.graph import network
+from dst.methods import METHODS, Links, Method, Rule, Start, magnitude
+from dst.sparse_linear import SparseLinear
+from dst.sparsify import sparsify
 
 __all__ = [
     "METHODS",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 
 from dst import __version__, bench
 from dst._names import find, unknown
@@ -94,7 +94,9 @@ def _data(name: str | None) -> None:
     files = fetch(name)
     data = load(name)
     print(f"{name}: {describe(name)}")
-    print(f"{len(data.train_y)} training and {len(data.test_y)} test images, {data.classes} classes")
+    print(
+        f"{len(data.train_y)} training and {len(data.test_y)} test images, {data.classes} classes"
+    )
     for file in files:
         print(file)
 
@@ -159,9 +161,11 @@ def _explain(message: str, trainer: ArgumentParser) -> str:
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def layers(device: str = "cpu", densities: Sequence[float] = (0.01, 0.05, 0.1, 0
             print(f"{batch:6}{density:9.0%}{a * 1e3:9.2f}{b * 1e3:9.2f}{a / b:11.1f}")
 
 
-def predictors(shapes: Sequence[tuple[int, int, float]] = ((1568, 1568, 0.01), (1024, 1024, 0.05))) -> None:
+def predictors(
+    shapes: Sequence[tuple[int, int, float]] = ((1568, 1568, 0.01), (1024, 1024, 0.05)),
+) -> None:
     """Print the time of the link scores, beside CH2-L3n as dense matrix products in torch."""
     print(f"link scores on {_describe('cpu')}; median milliseconds")
     print(f"{'shape':>12}{'density':>9}{'predictor':>11}{'topo':>9}{'torch':>9}{'torch/topo':>12}")
@@ -42,9 +45,13 @@ def predictors(shapes: Sequence[tuple[int, int, float]] = ((1568, 1568, 0.01), (
         adjacency = topo.erdos_renyi(n_out, n_in, density, seed=0)
         dense = torch.from_numpy(adjacency.toarray()).float()
         for name in ("ch2_l3n", "ch3_l3p"):
-            ours: Callable[[], Any] = lambda name=name: topo.link_scores(adjacency, name)  # noqa: E731
-            products: Callable[[], Any] = lambda: _ch2_l3n_dense(dense)  # noqa: E731
-            a, b = paired(ours, products, blocks=4, block=6, drop=1)
+            a, b = paired(
+                partial(topo.link_scores, adjacency, name),
+                partial(_ch2_l3n_dense, dense),
+                blocks=4,
+                block=6,
+                drop=1,
+            )
             theirs = f"{b * 1e3:9.1f}{b / a:12.1f}" if name == "ch2_l3n" else ""
             print(f"{n_out:>7}x{n_in:<4}{density:9.0%}{name:>11}{a * 1e3:9.1f}{theirs}")
 

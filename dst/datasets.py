@@ -77,7 +77,7 @@ def load(name: str) -> Dataset:
     ((1433, 64), (364, 64))
     """
     entry = find(registry(), name, "data set")
-    images, labels = (_digits() if entry["format"] == "scikit-learn" else _idx(name, entry))
+    images, labels = _digits() if entry["format"] == "scikit-learn" else _idx(name, entry)
     scaled = [((x - entry["mean"]) / entry["std"]).astype(np.float32) for x in images]
     classes = int(max(y.max() for y in labels)) + 1
     return Dataset(scaled[0], labels[0], scaled[1], labels[1], classes)
@@ -110,7 +110,7 @@ def _digits() -> tuple[list[Any], list[Any]]:
 
     x, y = load_digits(return_X_y=True)
     # a fixed split, every fifth image of each class for the test
-    order = np.argsort(topo.hash_links(topo.stream(0, "digits"), np.arange(len(y)), np.zeros(len(y))))
+    order = np.argsort(topo.hash_links(topo.stream(0, "digits"), np.arange(len(y))))
     rank = np.empty(len(y), dtype=np.int64)
     for label in range(10):
         members = order[y[order] == label]

@@ -188,9 +188,7 @@ class Evolver:
         if self.history is None:
             raise ValueError("there is no history to write to: pass history=path")
         layers = {name: layer.adjacency for name, layer in self.layers.items()}
-        weights = {
-            name: layer.values.detach().cpu().numpy() for name, layer in self.layers.items()
-        }
+        weights = {name: layer.values.detach().cpu().numpy() for name, layer in self.layers.items()}
         self.history.keyframe(self.steps, topo.Network(layers, self.couplings), weights)
 
     def state_dict(self) -> dict[str, Any]:
@@ -268,7 +266,7 @@ class Evolver:
             bad = int((~np.isfinite(weights)).sum())
             raise ValueError(
                 f"layer {name!r} has {bad} weights that are NaN or infinite at step {step}: "
-                "lower the learning rate, or look for the first step at which the loss is not finite"
+                "lower the learning rate, or find the first step whose loss is not finite"
             )
         rows, cols = topo.links(a)
         kept = topo.select(

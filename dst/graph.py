@@ -38,9 +38,7 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
 
 
-def network(
-    model: nn.Module, couplings: Iterable[topo.Coupling] | None = None
-) -> topo.Network:
+def network(model: nn.Module, couplings: Iterable[topo.Coupling] | None = None) -> topo.Network:
     """The sparse layers of a model as a graph.
 
     Parameters
@@ -72,8 +70,8 @@ def network(
     --------
     >>> import torch, dst
     >>> nn = torch.nn
-    >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-    >>> dst.network(dst.sparsify(model, 0.5, exclude="4")).couplings
+    >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4), nn.Linear(4, 2))
+    >>> dst.network(dst.sparsify(model, 0.5, exclude="3")).couplings
     (Coupling(outputs=('0',), inputs=('2',)),)
     """
     layers = sparse_layers(model)
@@ -96,8 +94,8 @@ def _trace(model: nn.Module, layers: dict[str, SparseLinear]) -> list[topo.Coupl
         nodes = list(_Tracer().trace(model).nodes)
     except Exception as error:  # whatever the model's own code raises on symbolic inputs
         warnings.warn(
-            f"the model cannot be traced ({type(error).__name__}), so its layers evolve each on its "
-            "own, without percolation: pass couplings=[topo.Coupling(outputs=..., inputs=...)] "
+            f"the model cannot be traced ({type(error).__name__}), so each of its layers evolves "
+            "alone, without percolation: pass couplings=[topo.Coupling(outputs=..., inputs=...)] "
             "to declare which layers share neurons, or couplings=() to silence this",
             stacklevel=3,
         )

@@ -38,7 +38,7 @@ def linear(first: float, last: float) -> Schedule:
 
 
 def cosine(value: float) -> Schedule:
-    r"""Annealed to 0: :math:`\zeta/2 \, (1 + \cos(\pi t / T_{end}))` (RigL, eq. 1; Evci et al. 2020).
+    r"""Annealed to 0: :math:`\zeta/2 \, (1 + \cos(\pi t / T_{end}))` (Evci et al. 2020, RigL).
 
     Examples
     --------

@@ -92,8 +92,7 @@ class SparseLinear(nn.Module):
         values = swi(adjacency, topo.stream(seed, SEED_NAME))
         self.values = nn.Parameter(torch.from_numpy(values).to(torch.get_default_dtype()))
         if bias:
-            neurons = np.arange(out_features)
-            hashes = topo.hash_links(topo.stream(seed, "bias"), neurons, np.zeros_like(neurons))
+            hashes = topo.hash_links(topo.stream(seed, "bias"), np.arange(out_features))
             bias_values = (2 * topo.uniform(hashes) - 1) * in_features**-0.5  # as nn.Linear
             self.bias = nn.Parameter(torch.from_numpy(bias_values).to(self.values.dtype))
         else:
@@ -168,7 +167,9 @@ class SparseLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x of shape (..., in_features)."""
         if x.shape[-1] != self.in_features:
-            raise ValueError(f"expected inputs of shape (..., {self.in_features}), not {tuple(x.shape)}")
+            raise ValueError(
+                f"expected inputs of shape (..., {self.in_features}), not {tuple(x.shape)}"
+            )
         if torch.is_autocast_enabled(x.device.type):  # the kernels have no half precision
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(self.values.dtype))
@@ -219,7 +220,9 @@ class SparseLinear(nn.Module):
             try:  # scipy and as_adjacency check every index: the sparse kernels do not
                 adjacency = topo.as_adjacency(sparse.csr_array(arrays, shape=shape))
             except ValueError as error:
-                raise ValueError(f"the topology of {prefix.rstrip('.')!r} is bad: {error}") from None
+                raise ValueError(
+                    f"the topology of {prefix.rstrip('.')!r} is bad: {error}"
+                ) from None
             self._set_indices(adjacency, self.values.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -228,7 +231,7 @@ class _CSRLinear(torch.autograd.Function):
     """x W' for x (batch, n_in) and W in CSR; every product runs on (features, batch)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         values: torch.Tensor,
@@ -245,7 +248,7 @@ class _CSRLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_t, values, indptr, indices, t_indptr, t_indices, t_order = ctx.saved_tensors
         n_out, n_in = len(indptr) - 1, len(t_indptr) - 1
         grad_t = grad.t().contiguous()

@@ -78,8 +78,8 @@ def sparsify(
     >>> model = torch.nn.Sequential(
     ...     torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)
     ... )
-    >>> dst.sparsify(model, density=0.05, exclude="2")[0]
-    SparseLinear(in_features=64, out_features=256, links=819, density=0.04999, layout=csr, bias=True)
+    >>> dst.sparsify(model, density=0.25, exclude="2")[0]
+    SparseLinear(in_features=64, out_features=256, links=4096, density=0.25, layout=csr, bias=True)
     """
     check_layout(layout)
     if allocation != "uniform":
@@ -141,14 +141,14 @@ def linear_layers(
     included, excluded = _patterns(include), _patterns(exclude)
     for pattern in (*included, *excluded):
         if not any(fnmatchcase(n, pattern) for n in linear):
+            there_are = ", ".join(linear) or "none"
             raise ValueError(
-                f"the pattern {pattern!r} matches no Linear layer; they are {', '.join(linear) or 'none'}"
+                f"the pattern {pattern!r} matches no Linear layer; they are {there_are}"
             )
     chosen = {
         n: m
         for n, m in linear.items()
-        if any(fnmatchcase(n, p) for p in included)
-        and not any(fnmatchcase(n, p) for p in excluded)
+        if any(fnmatchcase(n, p) for p in included) and not any(fnmatchcase(n, p) for p in excluded)
     }
     if not chosen:
         raise ValueError("no Linear layer is left to sparsify: see include and exclude")

@@ -8,13 +8,14 @@ import sys
 import time
 from collections import OrderedDict
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 import torch.nn.functional as F
+import yaml
 from torch import nn
 from tqdm import tqdm
 
@@ -85,7 +86,9 @@ def train(
     layout = "dense" if config.sparsity.method is None else "csr"
     resolved = asdict(config)
     resolved["sparsity"] |= {"every": every, "layout": layout}
-    (out / "config.yaml").write_text(yaml.safe_dump({"preset": preset, **resolved}, sort_keys=False))
+    (out / "config.yaml").write_text(
+        yaml.safe_dump({"preset": preset, **resolved}, sort_keys=False)
+    )
     evolver = None
     if config.sparsity.method is not None:
         evolver = Evolver(
@@ -185,7 +188,7 @@ def mlp(inputs: int, hidden: list[int], classes: int) -> nn.Sequential:
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     sizes = [inputs, *hidden]
-    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+    for i, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{i}"] = nn.Linear(n_in, n_out)
         layers[f"relu{i}"] = nn.ReLU()
     layers[HEAD] = nn.Linear(sizes[-1], classes)
@@ -209,8 +212,7 @@ def learning_rate(initial: float, progress: float) -> float:
 
 def sample_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
     """The order in which an epoch visits the samples, a function of the arguments alone."""
-    ids = np.arange(samples)
-    hashes = topo.hash_links(topo.stream(seed, "epoch", epoch), ids, np.zeros_like(ids))
+    hashes = topo.hash_links(topo.stream(seed, "epoch", epoch), np.arange(samples))
     return torch.from_numpy(np.argsort(hashes, kind="stable"))
 
 

@@ -76,7 +76,7 @@ def test_a_users_folder_in_any_packing(source, tmp_path, monkeypatch, ending, pa
 
 def test_a_changed_file_is_refused_and_not_kept(source, tmp_path):
     (source / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros(TEST, np.uint8))))
-    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte.gz has 18 bytes with sha256"):
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.gz has 18 bytes with sha256"):
         datasets.fetch("tiny")
     assert not (tmp_path / "cache" / "tiny" / "t10k-labels-idx1-ubyte.gz").exists()
     (source / "t10k-labels-idx1-ubyte.gz").write_bytes(b"\x1f\x8b\x08junk")
@@ -87,7 +87,7 @@ def test_a_changed_file_is_refused_and_not_kept(source, tmp_path):
 def test_no_network_says_what_to_do(source):
     (source / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(
-        OSError, match="cannot fetch tiny: .* set EPITOPO_DATA to the folder above it"
+        OSError, match=r"cannot fetch tiny: .* set EPITOPO_DATA to the folder above it"
     ):
         datasets.load("tiny")
 

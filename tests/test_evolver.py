@@ -82,7 +82,7 @@ def test_an_update_solved_by_hand():
     # The two smallest weights, 0.1 and -0.2, go. What is left is the path u0 - v0 - u1 - v1, so
     # the one absent link with a path of length three is (v1, u0); the second link to grow is
     # random among the other absent ones.
-    layer, optimizer, update = by_hand(
+    layer, _, update = by_hand(
         [[1, 1, 0], [0, 1, 0], [0, 0, 1]],
         [1.0, -2.0, 0.1, -0.2],
         hand_method(churn=constant(0.5)),
@@ -348,7 +348,7 @@ def test_an_optimizer_made_before_sparsify_is_refused():
 
 def test_a_dense_model_and_an_existing_history_are_refused(tmp_path):
     dense = nn.Sequential(nn.Linear(6, 6))
-    with pytest.raises(ValueError, match="call dst.sparsify first"):
+    with pytest.raises(ValueError, match=r"call dst\.sparsify first"):
         dst.Evolver(dense, torch.optim.SGD(dense.parameters()), "set", every=1, total_steps=9)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(topo.HistoryError, match="exists already"):

@@ -1,7 +1,10 @@
 import itertools
 import math
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 import topo
+from topo.parallel import thread_count
 
 CH = ("ch3_l3p", "ch2_l3p", "ch3_l3n", "ch2_l3n")
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
@@ -202,6 +206,36 @@ def test_any_matrix_and_any_predictor_object_will_do():
     expected = topo.link_scores(dense, "ch2_l3n")
     for matrix in (dense.astype(float), dense.tolist(), sparse.coo_matrix(dense)):
         assert np.array_equal(topo.link_scores(matrix, topo.PREDICTORS["ch2_l3n"]), expected)
+
+
+def test_a_predictor_of_ones_own(threads):
+    def score_rows(layer, rows, out):
+        out[:] = rows[:, None] * len(layer.t_indptr) + np.arange(out.shape[1])
+
+    threads(2, 20)
+    mine = topo.Predictor("mine", score_rows)
+    dense = random_layer(9, 8, 0.3)
+    expected = np.where(dense, 0, np.arange(9)[:, None] * 9 + np.arange(8))
+    assert np.array_equal(topo.link_scores(dense, mine), expected)
+    rows, cols = topo.grow(dense, 11, mine, soft=False, seed=0)
+    assert cells(rows, cols) == tuple(map(tuple, np.argwhere(~dense)[-11:].tolist()))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_error_in_a_predictor_comes_through(threads, number):
+    def score_rows(layer, rows, out):
+        raise ArithmeticError("mine")
+
+    threads(number)
+    with pytest.raises(ArithmeticError, match="mine"):
+        topo.grow(np.eye(9), 2, topo.Predictor("broken", score_rows), seed=0)
+
+
+def test_threads_follow_torch_where_it_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 5))
+    assert thread_count() == 5
+    monkeypatch.delitem(sys.modules, "torch")
+    assert 1 <= thread_count() <= os.cpu_count()
 
 
 # ---- growth ----------------------------------------------------------------------------------

@@ -225,5 +225,5 @@ def test_a_model_that_cannot_be_traced_warns_and_takes_declared_couplings():
 
 
 def test_a_dense_model_has_no_network():
-    with pytest.raises(ValueError, match="call dst.sparsify first"):
+    with pytest.raises(ValueError, match=r"call dst\.sparsify first"):
         dst.network(model())

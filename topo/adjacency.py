@@ -84,7 +84,9 @@ def as_adjacency(matrix: Any) -> sparse.csr_array:
     return from_links(rows, cols, (int(shape[0]), int(shape[1])))
 
 
-def from_links(rows: npt.ArrayLike, cols: npt.ArrayLike, shape: tuple[int, int]) -> sparse.csr_array:
+def from_links(
+    rows: npt.ArrayLike, cols: npt.ArrayLike, shape: tuple[int, int]
+) -> sparse.csr_array:
     """Build the adjacency with the links ``(rows[i], cols[i])``.
 
     Parameters
@@ -109,7 +111,9 @@ def from_links(rows: npt.ArrayLike, cols: npt.ArrayLike, shape: tuple[int, int])
     r, c = np.asarray(rows), np.asarray(cols)
     n_out, n_in = shape
     if r.shape != c.shape or r.ndim != 1:
-        raise ValueError(f"rows and cols must be one-dimensional and equal in length, not {r.shape}, {c.shape}")
+        raise ValueError(
+            f"rows and cols must be one-dimensional and equal in length, not {r.shape}, {c.shape}"
+        )
     for name, index, size in (("row", r, n_out), ("column", c, n_in)):
         if index.size and index.dtype.kind not in "iu":
             raise ValueError(f"{name} indices must be integers, not {index.dtype}")
@@ -147,9 +151,7 @@ def link_keys(adjacency: sparse.csr_array) -> npt.NDArray[np.int64]:
     return rows.astype(np.int64) * adjacency.shape[1] + cols
 
 
-def locate(
-    keys: npt.NDArray[np.int64], among: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def locate(keys: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Position of each key in the ascending array ``among``, or -1 where it is absent.
 
     Examples

@@ -72,12 +72,17 @@ def _hash_links(key, rows, cols):
     return out
 
 
-def hash_links(
-    key: int, rows: npt.NDArray[np.int32], cols: npt.NDArray[np.int32]
-) -> npt.NDArray[np.uint64]:
-    """64 random bits for each link, a function of (key, row, column) alone."""
-    rows, cols = np.ascontiguousarray(rows, np.int32), np.ascontiguousarray(cols, np.int32)
-    return np.asarray(_hash_links(_U(key), rows, cols))
+def hash_links(key: int, rows: npt.ArrayLike, cols: npt.ArrayLike = 0) -> npt.NDArray[np.uint64]:
+    """64 random bits for each link, a function of (key, row, column) alone.
+
+    Examples
+    --------
+    >>> import topo
+    >>> topo.hash_links(topo.stream(0), [5, 9]).dtype
+    dtype('uint64')
+    """
+    r, c = np.broadcast_arrays(np.asarray(rows, np.int32), np.asarray(cols, np.int32))
+    return np.asarray(_hash_links(_U(key), np.ascontiguousarray(r), np.ascontiguousarray(c)))
 
 
 def uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
@@ -86,7 +91,7 @@ def uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     Examples
     --------
     >>> import numpy as np, topo
-    >>> u = topo.uniform(topo.hash_links(topo.stream(0), np.zeros(4), np.arange(4)))
+    >>> u = topo.uniform(topo.hash_links(topo.stream(0), np.arange(4)))
     >>> bool(((u > 0) & (u < 1)).all())
     True
     """

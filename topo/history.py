@@ -268,13 +268,16 @@ class History:
         parts = sorted((folder / "updates").glob("part-*.parquet"))
         tables = [_read(p, _UPDATES) for p in parts]
         if not tables:
-            raise HistoryError(f"{folder / 'updates'} is empty: the history was cut off at its start")
+            raise HistoryError(
+                f"{folder / 'updates'} is empty: the history was cut off at its start"
+            )
         updates = pa.concat_tables(tables).sort_by([("update", "ascending")])
         numbers = sorted(set(updates["update"].to_pylist()))
         if numbers != list(range(len(numbers))):
             missing = min(set(range(numbers[-1])) - set(numbers))
             raise HistoryError(
-                f"update {missing} is missing from {folder / 'updates'}: restore its part from a copy"
+                f"update {missing} is missing from {folder / 'updates'}: "
+                "restore its part from a copy"
             )
         return cls(folder, shapes, couplings, updates)
 
@@ -474,7 +477,7 @@ def _write_atomically(file: Path, content: bytes) -> None:
         f.write(content)
         f.flush()
         os.fsync(f.fileno())
-    os.replace(temporary, file)
+    temporary.replace(file)
     if os.name == "posix":
         folder = os.open(file.parent, os.O_RDONLY)
         try:

@@ -147,9 +147,7 @@ def grow(
     if len(rows) == k:
         return rows, cols
     old_rows, old_cols = links(a)
-    taken = from_links(
-        np.concatenate([old_rows, rows]), np.concatenate([old_cols, cols]), a.shape
-    )
+    taken = from_links(np.concatenate([old_rows, rows]), np.concatenate([old_cols, cols]), a.shape)
     more_rows, more_cols = sample_absent(taken, k - len(rows), uniform_key)
     rows, cols = np.concatenate([rows, more_rows]), np.concatenate([cols, more_cols])
     order = np.lexsort((cols, rows))
@@ -230,8 +228,7 @@ def _find(predictor: str | Predictor) -> Predictor:
         return PREDICTORS[predictor]
     near = difflib.get_close_matches(str(predictor), PREDICTORS, 1, 0.0)
     raise ValueError(
-        f"unknown predictor {predictor!r}: did you mean {near[0]!r}? "
-        f"Known: {', '.join(PREDICTORS)}"
+        f"unknown predictor {predictor!r}: did you mean {near[0]!r}? Known: {', '.join(PREDICTORS)}"
     )
 
 

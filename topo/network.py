@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,7 @@ class Network:
             raise ValueError("a network needs at least one layer")
         self.layers: dict[str, sparse.csr_array] = adjacencies
         if couplings is None:
-            names = list(adjacencies)
-            couplings = (
-                Coupling((a,), (b,)) for a, b in zip(names[:-1], names[1:], strict=True)
-            )
+            couplings = (Coupling((a,), (b,)) for a, b in pairwise(adjacencies))
         self.couplings: tuple[Coupling, ...] = tuple(couplings)
         for coupling in self.couplings:
             self._check(coupling)

@@ -71,7 +71,7 @@ def select(
     Examples
     --------
     >>> import numpy as np, topo
-    >>> hashes = topo.hash_links(topo.stream(0), np.zeros(3), np.arange(3))
+    >>> hashes = topo.hash_links(topo.stream(0), np.arange(3))
     >>> topo.select([0.2, 0.0, 0.7], 2, sharpness=np.inf, hashes=hashes).tolist()
     [0, 2]
     """

@@ -8,7 +8,5 @@ from topo.predictors.random import random
 
 __all__ = ["PREDICTORS", "Predictor"]
 
-PREDICTORS: dict[str, Predictor] = {
-    p.name: p for p in (ch3_l3p, ch2_l3p, ch3_l3n, ch2_l3n, random)
-}
+PREDICTORS: dict[str, Predictor] = {p.name: p for p in (ch3_l3p, ch2_l3p, ch3_l3n, ch2_l3n, random)}
 """Every link predictor, by name."""

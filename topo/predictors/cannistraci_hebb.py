@@ -157,9 +157,7 @@ def _path_scores(indptr, indices, t_indptr, t_indices, rows, internal, out):
 
 
 def _predictor(name: str, kernel: object, internal: float) -> Predictor:
-    def score_rows(
-        layer: Layer, rows: npt.NDArray[np.int64], out: npt.NDArray[np.float64]
-    ) -> None:
+    def score_rows(layer: Layer, rows: npt.NDArray[np.int64], out: npt.NDArray[np.float64]) -> None:
         kernel(  # type: ignore[operator]
             layer.indptr, layer.indices, layer.t_indptr, layer.t_indices, rows, internal, out
         )
