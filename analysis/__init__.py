@@ -10,11 +10,11 @@ import topo
 __version__ = metadata.version("epitopo")
 
 if getattr(topo, "__version__", None) != __version__:
-    found = f"{getattr(topo, '__version__', 'without a version')} at {list(topo.__path__)}"
+    version = getattr(topo, "__version__", "unknown")
     raise ImportError(
-        f"analysis {__version__} needs its sibling package topo {__version__}, but Python found topo "
-        f"{found}: rename that folder, or start Python elsewhere; if it is epitopo's own, "
-        "reinstall epitopo"
+        f"analysis {__version__} needs its sibling topo of the same version, but Python found "
+        f"{topo!r} of version {version}: rename that folder, or start Python elsewhere; if it is epitopo's "
+        "own, reinstall epitopo"
     )
 
 from analysis.measures import (

@@ -10,11 +10,11 @@ import topo
 __version__ = metadata.version("epitopo")
 
 if getattr(topo, "__version__", None) != __version__:
-    found = f"{getattr(topo, '__version__', 'without a version')} at {list(topo.__path__)}"
+    version = getattr(topo, "__version__", "unknown")
     raise ImportError(
-        f"dst {__version__} needs its sibling package topo {__version__}, but Python found topo "
-        f"{found}: rename that folder, or start Python elsewhere; if it is epitopo's own, "
-        "reinstall epitopo"
+        f"dst {__version__} needs its sibling topo of the same version, but Python found {topo!r} "
+        f"of version {version}: rename that folder, or start Python elsewhere; if it is epitopo's "
+        "own, reinstall epitopo"
     )
 
 from dst.evolver import Evolver, LayerUpdate, Update

@@ -23,8 +23,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from topo._parts import (
+    EVENTS,
+    KEYFRAME,
+    LOSSES,
+    UPDATES,
+    HistoryError,
+    Keys,
+    event_table,
+    keyframe_table,
+    link_keys_of,
+    of_layer,
+    part_file,
+    read_part,
+    write_atomically,
+    write_part,
+)
 from topo.adjacency import from_links, link_keys
 from topo.network import Coupling, Network
 
@@ -35,34 +50,6 @@ __all__ = ["History", "HistoryError", "HistoryWriter"]
 
 SCHEMA = 1
 KEYFRAME_EVERY = 16  # updates; an update changes about half the links, so they cost little
-_Keys = npt.NDArray[np.int64]
-LOSSES = ("thinned", "removed", "percolated")
-
-_EVENTS = pa.schema(
-    {
-        "step": pa.int64(),
-        "layer": pa.dictionary(pa.int32(), pa.string()),
-        "event": pa.dictionary(pa.int8(), pa.string()),
-        "row": pa.int32(),
-        "column": pa.int32(),
-        "weight": pa.float32(),
-    }
-)
-_KEYFRAME = pa.schema([f for f in _EVENTS if f.name not in ("step", "event")])
-_UPDATES = pa.schema(
-    {
-        "update": pa.int64(),
-        "step": pa.int64(),
-        "layer": pa.string(),
-        "links": pa.int64(),
-        **{phase: pa.int64() for phase in (*LOSSES, "grown")},
-        "overlap": pa.float64(),
-    }
-)
-
-
-class HistoryError(ValueError):
-    """A history that is missing, damaged, or would be overwritten."""
 
 
 class HistoryWriter:
@@ -105,7 +92,7 @@ class HistoryWriter:
         for part in ("events", "updates", "keyframes"):
             (self.path / part).mkdir(parents=True)
         start = {name: {"start": link_keys(a)} for name, a in network.layers.items()}
-        self._write("events", 0, _event_table(0, start, network))
+        self._write("events", 0, event_table(0, start, network))
         self._write("updates", 0, self._update_table(0, network, {}, {}))
         meta = {
             "format": "epitopo-history",
@@ -115,7 +102,7 @@ class HistoryWriter:
                 {"outputs": list(c.outputs), "inputs": list(c.inputs)} for c in network.couplings
             ],
         }
-        _write_atomically(self.path / "_meta.json", json.dumps(meta, indent=1).encode())
+        write_atomically(self.path / "_meta.json", json.dumps(meta, indent=1).encode())
 
     def append(
         self,
@@ -145,12 +132,19 @@ class HistoryWriter:
         """
         if step <= self._step:
             raise ValueError(f"step {step} does not come after step {self._step}")
+        known = {*LOSSES, "grown"}
+        for name, kinds in events.items():
+            if name not in network.layers or not set(kinds) <= known:
+                raise ValueError(
+                    f"step {step}: events are by layer ({', '.join(network.layers)}) and kind "
+                    f"({', '.join(sorted(known))}), not {name!r}: {', '.join(map(repr, kinds))}"
+                )
         for name, a in network.layers.items():
             before = link_keys(self._network.layers[name])
             if not np.array_equal(_apply(before, events.get(name, {})), link_keys(a)):
                 raise ValueError(f"step {step}: the events of layer {name!r} do not give its links")
         self._updates += 1
-        self._write("events", step, _event_table(step, events, network))
+        self._write("events", step, event_table(step, events, network))
         if self._updates % KEYFRAME_EVERY == 0:
             self.keyframe(step, network)
         self._write("updates", step, self._update_table(step, network, events, overlap or {}))
@@ -163,13 +157,7 @@ class HistoryWriter:
         weights: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         """Record all links at a step, with their weights if given (one value per link)."""
-        columns: list[dict[str, Any]] = []
-        for name, a in network.layers.items():
-            part = _columns(name, link_keys(a), a.shape[1])
-            if weights is not None:
-                part["weight"] = np.asarray(weights[name], dtype=np.float32)
-            columns.append(part)
-        self._write("keyframes", step, _table(columns, _KEYFRAME))
+        self._write("keyframes", step, keyframe_table(network, weights))
 
     def _update_table(
         self,
@@ -189,21 +177,10 @@ class HistoryWriter:
             }
             for name, a in network.layers.items()
         ]
-        return pa.Table.from_pylist(rows, _UPDATES)
+        return pa.Table.from_pylist(rows, UPDATES)
 
     def _write(self, part: str, step: int, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        links = "row" in table.column_names
-        pq.write_table(
-            table,
-            sink,
-            compression="zstd",
-            use_dictionary=["layer", "event"] if links else True,
-            column_encoding=dict.fromkeys(("row", "column"), "DELTA_BINARY_PACKED")
-            if links
-            else None,
-        )
-        _write_atomically(_part(self.path, part, step), sink.getvalue().to_pybytes())
+        write_part(part_file(self.path, part, step), table)
 
 
 class History:
@@ -266,7 +243,7 @@ class History:
                 "install the version that wrote it"
             )
         parts = sorted((folder / "updates").glob("part-*.parquet"))
-        tables = [_read(p, _UPDATES) for p in parts]
+        tables = [read_part(p, UPDATES) for p in parts]
         if not tables:
             raise HistoryError(
                 f"{folder / 'updates'} is empty: the history was cut off at its start"
@@ -353,19 +330,19 @@ class History:
         )
 
     def _frame(self, step: int) -> pa.Table:
-        return _read(_part(self.path, "keyframes", step), _KEYFRAME)
+        return read_part(part_file(self.path, "keyframes", step), KEYFRAME)
 
     def _events(self, step: int) -> pa.Table:
-        return _read(_part(self.path, "events", step), _EVENTS)
+        return read_part(part_file(self.path, "events", step), EVENTS)
 
-    def _replay(self, keyframe: int | None) -> Iterator[tuple[int, dict[str, _Keys]]]:
+    def _replay(self, keyframe: int | None) -> Iterator[tuple[int, dict[str, Keys]]]:
         """The link keys of each layer at a keyframe, or else step 0, and after each update."""
         if keyframe is None:
             keyframe = 0
             start = self._events(0)
         else:
             start = self._frame(keyframe)
-        keys = {n: _keys(_of_layer(start, n), shape[1]) for n, shape in self.shapes.items()}
+        keys = {n: link_keys_of(of_layer(start, n), shape[1]) for n, shape in self.shapes.items()}
         yield keyframe, keys
         for step in self.steps:
             if step <= keyframe:
@@ -373,9 +350,9 @@ class History:
             events = self._events(step)
             after = {}
             for name, shape in self.shapes.items():
-                rows = _of_layer(events, name)
+                rows = of_layer(events, name)
                 kinds = rows["event"].to_numpy(zero_copy_only=False)
-                cells = _keys(rows, shape[1])
+                cells = link_keys_of(rows, shape[1])
                 after[name] = _apply(keys[name], {k: cells[kinds == k] for k in set(kinds)})
             keys = after
             yield step, keys
@@ -386,14 +363,14 @@ class History:
                 f"no weights were recorded at step {step}; they were at {self.weight_steps}"
             )
         table = self._frame(step)
-        parts = {name: _of_layer(table, name) for name in self.shapes}
-        keys = {name: _keys(part, self.shapes[name][1]) for name, part in parts.items()}
+        parts = {name: of_layer(table, name) for name in self.shapes}
+        keys = {name: link_keys_of(part, self.shapes[name][1]) for name, part in parts.items()}
         weights = {name: part["weight"].to_numpy() for name, part in parts.items()}
         return self._network(keys, step, weights)
 
     def _network(
         self,
-        keys: Mapping[str, _Keys],
+        keys: Mapping[str, Keys],
         step: int,
         weights: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Network:
@@ -407,80 +384,9 @@ class History:
             raise HistoryError(f"{self.path} is damaged at step {step}: {error}") from None
 
 
-def _apply(keys: _Keys, events: Mapping[str, npt.ArrayLike]) -> _Keys:
+def _apply(keys: Keys, events: Mapping[str, npt.ArrayLike]) -> Keys:
     """Ascending link keys after the losses and then the gains of one update."""
     lost = [np.asarray(events.get(kind, ()), dtype=np.int64) for kind in LOSSES]
     gained = [np.asarray(events.get(kind, ()), dtype=np.int64) for kind in ("start", "grown")]
     left = np.setdiff1d(keys, np.concatenate(lost), assume_unique=True)
     return np.sort(np.concatenate([left, *gained]))
-
-
-def _columns(name: str, keys: npt.NDArray[np.int64], n_in: int) -> dict[str, Any]:
-    names = pa.DictionaryArray.from_arrays(np.zeros(len(keys), np.int32), [name])
-    return {
-        "layer": names,
-        "row": (keys // n_in).astype(np.int32),
-        "column": (keys % n_in).astype(np.int32),
-        "weight": pa.nulls(len(keys), pa.float32()),
-    }
-
-
-def _event_table(
-    step: int, events: Mapping[str, Mapping[str, npt.ArrayLike]], network: Network
-) -> pa.Table:
-    parts: list[dict[str, Any]] = []
-    for name, kinds in events.items():
-        for kind, given in kinds.items():
-            keys = np.sort(np.asarray(given, dtype=np.int64))
-            part = _columns(name, keys, network.layers[name].shape[1])
-            part["step"] = np.full(len(keys), step)
-            part["event"] = pa.DictionaryArray.from_arrays(np.zeros(len(keys), np.int8), [kind])
-            parts.append(part)
-    return _table(parts, _EVENTS)
-
-
-def _table(parts: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    tables = [pa.table([p[f.name] for f in schema], schema=schema) for p in parts]
-    joined = pa.concat_tables(tables) if tables else schema.empty_table()
-    return joined.unify_dictionaries().combine_chunks()
-
-
-def _of_layer(table: pa.Table, name: str) -> pa.Table:
-    return table.filter(pa.compute.equal(table["layer"].cast(pa.string()), name))
-
-
-def _keys(table: pa.Table, n_in: int) -> npt.NDArray[np.int64]:
-    rows = table["row"].to_numpy().astype(np.int64)
-    return np.asarray(rows * n_in + table["column"].to_numpy())
-
-
-def _part(path: Path, part: str, step: int) -> Path:
-    return path / part / f"part-{step:010d}.parquet"
-
-
-def _read(file: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        table = pq.read_table(file)
-        return table.select(schema.names).cast(schema)
-    except FileNotFoundError:
-        raise HistoryError(f"{file} is missing: restore it from a copy of the history") from None
-    except (OSError, pa.ArrowException, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise HistoryError(
-            f"{file} is damaged ({reason}): restore it from a copy of the history"
-        ) from None
-
-
-def _write_atomically(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(file)
-    if os.name == "posix":
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
