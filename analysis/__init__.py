@@ -13,8 +13,8 @@ if getattr(topo, "__version__", None) != __version__:
     version = getattr(topo, "__version__", "unknown")
     raise ImportError(
         f"analysis {__version__} needs its sibling topo of the same version, but Python found "
-        f"{topo!r} of version {version}: rename that folder, or start Python elsewhere; if it is epitopo's "
-        "own, reinstall epitopo"
+        f"{topo!r} of version {version}: rename that folder, or start Python elsewhere; if it is "
+        "epitopo's own, reinstall epitopo"
     )
 
 from analysis.measures import (

@@ -187,9 +187,8 @@ class Evolver:
         """
         if self.history is None:
             raise ValueError("there is no history to write to: pass history=path")
-        layers = {name: layer.adjacency for name, layer in self.layers.items()}
-        weights = {name: layer.values.detach().cpu().numpy() for name, layer in self.layers.items()}
-        self.history.keyframe(self.steps, topo.Network(layers, self.couplings), weights)
+        weights = {n: layer.values.detach().cpu().numpy() for n, layer in self.layers.items()}
+        self.history.keyframe(self.steps, weights)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the model's and the optimizer's own state."""

@@ -259,3 +259,25 @@ def test_networkx_takes_an_adjacency_as_it_is():
     assert set(graph.edges) == {
         (r, 6 + c) for r, c in zip(rows.tolist(), cols.tolist(), strict=True)
     }
+
+
+def test_read_only_arrays_with_bad_indices_are_not_trusted():
+    from scipy import sparse
+
+    for indices, indptr in (([9, 1], [0, 1, 2]), ([-1, 1], [0, 1, 2]), ([0, 1], [0, 2, 2])):
+        a = sparse.csr_array(np.eye(2, dtype=bool))
+        a.indices, a.indptr = np.array(indices, np.int32), np.array(indptr, np.int32)
+        a.indices.flags.writeable = a.indptr.flags.writeable = False
+        if indptr == [0, 2, 2]:  # fine, if unusual
+            assert topo.as_adjacency(a).toarray().tolist() == [[True, True], [False, False]]
+            continue
+        with pytest.raises(ValueError, match="ind"):
+            topo.as_adjacency(a)
+
+
+def test_sizes_may_be_numpy_integers():
+    n = np.int32(100_000)
+    assert topo.erdos_renyi(n, n, 1e-7, seed=0).nnz == 1000
+    assert topo.small_world(n, n, 1e-5, seed=0).nnz == 100_000
+    with pytest.raises(ValueError, match="n_in must be a positive integer, not 0"):
+        topo.from_links([], [], (3, 0))

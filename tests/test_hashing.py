@@ -331,11 +331,36 @@ def test_a_candidate_keeps_its_luck_when_others_are_left_out():
         ([1.0, -2.0], 1, 1, "not be negative"),
         ([1.0, -2.0], 1, np.inf, "not be negative"),
         ([1.0, np.inf], 1, 1, "finite"),
-        ([1.0, 2.0], 1, 0, "sharpness must be positive"),
-        ([1.0, 2.0], 1, -1, "sharpness must be positive"),
-        ([1.0, 2.0], 1, np.nan, "sharpness must be positive"),
+        ([1.0, 2.0], 1, 0, "sharpness must be in"),
+        ([1.0, 2.0], 1, -1, "sharpness must be in"),
+        ([1.0, 2.0], 1, np.nan, "sharpness must be in"),
     ],
 )
 def test_selection_refuses(scores, k, sharpness, message):
     with pytest.raises(ValueError, match=message):
         topo.select(scores, k, sharpness=sharpness, hashes=hashes_of(0, len(scores)))
+
+
+def test_nothing_out_of_nothing():
+    full = topo.as_adjacency(np.ones((2, 3)))
+    assert topo.sample_integers(0, 0, 5).tolist() == []
+    assert [a.tolist() for a in topo.sample_absent(full, 0, 5)] == [[], []]
+
+
+def test_hashes_broadcast_and_know_large_indices():
+    key = topo.stream(0)
+    assert topo.hash_links(key, [1, 2], 3).tolist() == topo.hash_links(key, [1, 2], [3, 3]).tolist()
+    assert topo.hash_links(key, [2**32 + 1])[0] != topo.hash_links(key, [1])[0]
+    with pytest.raises(ValueError, match="broadcast"):
+        topo.hash_links(key, [1, 2, 3], [1, 2])
+
+
+def test_names_of_streams():
+    assert topo.stream(0, np.str_("fc"), np.int64(3)) == topo.stream(0, "fc", 3)
+    with pytest.raises(ValueError, match=r"not 1\.5"):
+        topo.stream(0, 1.5)
+
+
+def test_select_checks_its_shapes():
+    with pytest.raises(ValueError, match="equal in length"):
+        topo.select([0.1, 0.2], 1, sharpness=1.0, hashes=topo.hash_links(0, [1]))

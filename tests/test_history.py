@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -234,11 +235,11 @@ def test_keyframes_hold_weights_at_their_steps(tmp_path):
         for i in (0, 9, KEYFRAME_EVERY)
     }
     writer = HistoryWriter(tmp_path, networks[0])
-    writer.keyframe(0, networks[0], weights[0])
+    writer.keyframe(0, weights[0])
     for i in range(1, 21):
         writer.append(steps[i], networks[i], events[i])
         if i in weights:
-            writer.keyframe(steps[i], networks[i], weights[i])
+            writer.keyframe(steps[i], weights[i])
     history = History.open(tmp_path)
     assert history.weight_steps == [steps[i] for i in weights]
     assert_is(history, steps, networks)
@@ -293,7 +294,7 @@ def test_a_damaged_part_is_named(recorded, kind, damage):
     with pytest.raises(HistoryError, match=named):
         history_at(folder, step, kind)
     if kind != "updates":  # what does not need the part is still there
-        i = KEYFRAME_EVERY - 2
+        i = KEYFRAME_EVERY - 1
         assert History.open(folder).at(steps[i]) == networks[i]
 
 
@@ -309,7 +310,7 @@ def test_an_event_that_cannot_have_happened_is_reported(recorded):
     file = part(folder, "events", 0)
     frame = pd.read_parquet(file)
     pd.concat([frame, frame]).to_parquet(file)
-    with pytest.raises(HistoryError, match=re.escape(f"{folder} is damaged") + ".*given twice"):
+    with pytest.raises(HistoryError, match=re.escape(f"{folder} is damaged") + ".*recorded were"):
         History.open(folder).at(0)
 
 
@@ -351,7 +352,7 @@ def test_there_is_no_history(tmp_path):
 
 
 def test_a_negative_step_is_refused(recorded):
-    with pytest.raises(ValueError, match="step must be at least 0, not -1"):
+    with pytest.raises(ValueError, match="step must be an integer from 0, not -1"):
         History.open(recorded[0]).at(-1)
 
 
@@ -401,7 +402,7 @@ def test_an_update_that_does_not_follow_is_refused_and_leaves_no_trace(
     writer = HistoryWriter(tmp_path, net)
     writer.append(5, net, {})
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=f"step {step}"):
+    with pytest.raises(ValueError, match=rf"step {step}|not {step}$"):
         writer.append(step, Network({"fc": layer}), events)
     assert contents(tmp_path) == before
     grown = Network({"fc": [[1, 1], [0, 1]]})
@@ -522,3 +523,85 @@ def test_the_repr_says_what_there_is(recorded):
     assert repr(History.open(folder)) == (
         f"History({str(Path(folder))!r}: 4 layers, 20 updates, last step {steps[-1]})"
     )
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ({"removed": [99], "grown": [1]}, "was not there"),
+        ({"removed": [-1], "grown": [1]}, "was not there"),
+        ({"removed": [1]}, "was not there"),
+        ({"removed": [0, 0]}, "lost twice"),
+        ({"removed": [0], "percolated": [0]}, "lost twice"),
+        ({"removed": [0.0]}, "integer link keys"),
+        ({"remvoed": [0]}, "by kind"),
+        ({"start": [1]}, "by kind"),
+        ({"grown": [0]}, "do not give its links"),
+    ],
+)
+def test_events_that_cannot_have_happened_are_refused(tmp_path, events, message):
+    net = Network({"fc": np.eye(2)})
+    writer = HistoryWriter(tmp_path, net)
+    with pytest.raises(ValueError, match=message):
+        writer.append(1, net, {"fc": events})
+    with pytest.raises(ValueError, match="must have the layers"):
+        writer.append(1, Network({"fc": np.eye(2, 3)}), {})
+    with pytest.raises(ValueError, match="no layer 'x'"):
+        writer.append(1, net, {"x": {}})
+    with pytest.raises(ValueError, match=r"integer after 0, not 1\.5"):
+        writer.append(1.5, net, {})
+    writer.append(1, net, {})
+    assert History.open(tmp_path).steps == [0, 1]
+
+
+def test_a_failed_write_can_be_tried_again(tmp_path, monkeypatch):
+    net = Network({"fc": np.eye(2)})
+    writer = HistoryWriter(tmp_path, net)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("topo.history.write_part", full)
+        with pytest.raises(OSError, match="no space"):
+            writer.append(1, net, {})
+    writer.append(1, net, {})
+    assert History.open(tmp_path).steps == [0, 1]
+
+
+def test_a_flipped_bit_never_goes_unnoticed(tmp_path):
+    first = topo.erdos_renyi(20, 30, 0.2, seed=0)
+    HistoryWriter(tmp_path, Network({"fc": first}))
+    (file,) = (tmp_path / "events").iterdir()
+    content = bytearray(file.read_bytes())
+    silent = []
+    for i in range(len(content)):
+        content[i] ^= 1
+        file.write_bytes(content)
+        content[i] ^= 1
+        with contextlib.suppress(HistoryError):
+            if History.open(tmp_path).at(0) != Network({"fc": first}):
+                silent.append(i)
+    assert silent == []
+
+
+def test_keyframes_are_of_the_present_topology(tmp_path):
+    writer = HistoryWriter(tmp_path, Network({"fc": np.eye(2)}))
+    writer.append(4, Network({"fc": np.eye(2)}), {})
+    with pytest.raises(ValueError, match="step must be an integer from 4, not 3"):
+        writer.keyframe(3)
+    with pytest.raises(ValueError, match="2 links but weights of shape"):
+        writer.keyframe(4, {"fc": [1.0]})
+    with pytest.raises(ValueError, match="weights are of the layers none"):
+        writer.keyframe(4, {})
+    (tmp_path / "keyframes" / "part-abc.parquet").write_bytes(b"")
+    assert History.open(tmp_path).weight_steps == []
+
+
+def test_meta_that_does_not_fit_is_reported(tmp_path):
+    HistoryWriter(tmp_path, Network({"fc": np.eye(2)}))
+    meta = (tmp_path / "_meta.json").read_text()
+    for old, new in (('"fc"', '"fx"'), ('"schema": 1', '"schema": true')):
+        (tmp_path / "_meta.json").write_text(meta.replace(old, new))
+        with pytest.raises(HistoryError, match=r"_meta\.json"):
+            History.open(tmp_path)

@@ -419,9 +419,9 @@ def test_a_matrix_that_is_no_adjacency_is_refused(call):
         call([[0.5, 0]], "ch2_l3n")
 
 
-@pytest.mark.parametrize("soft", [0, -1, float("nan"), "yes", None])
+@pytest.mark.parametrize("soft", [0, -1, float("nan"), 1e308, "yes", None])
 def test_an_impossible_sharpness_is_refused(soft):
-    with pytest.raises(ValueError, match="soft must be True, False or a positive exponent"):
+    with pytest.raises(ValueError, match=r"soft must be True|sharpness must be in"):
         topo.grow(np.eye(2), 1, "ch3_l3p", soft=soft, seed=0)
 
 
@@ -435,3 +435,17 @@ def test_a_seed_that_is_no_integer_is_refused(seed):
 def test_impossible_rows_are_refused(rows):
     with pytest.raises(ValueError, match="rows must be"):
         topo.link_scores(np.eye(2), "ch3_l3p", rows=rows)
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+def test_improper_scores_of_a_predictor_are_refused(bad):
+    def score_rows(layer, rows, out):
+        out[:] = bad
+
+    with pytest.raises(ValueError, match="'mine' gave scores that are negative or NaN"):
+        topo.grow(np.eye(3), 1, topo.Predictor("mine", score_rows), seed=0)
+
+
+def test_a_predictor_that_is_no_name():
+    with pytest.raises(ValueError, match="unknown predictor"):
+        topo.link_scores(np.eye(2), ["ch3_l3p"])

@@ -334,3 +334,21 @@ def test_weights_are_one_value_per_link_in_row_major_order():
 def test_weights_of_another_length_are_refused(values):
     with pytest.raises(ValueError, match="layer 'a' has 3 links but weights of shape"):
         Network({"a": [[0, 1], [1, 1]]}, weights={"a": values})
+
+
+def test_masks_of_any_sparse_format():
+    from scipy import sparse
+
+    dense = np.array([[0.5, 0.0], [0.0, -1.0]])
+    for make in (sparse.lil_array, sparse.dok_array, sparse.coo_array, sparse.csc_matrix):
+        assert topo.Network.from_masks({"fc": make(dense)}) == topo.Network({"fc": dense != 0})
+    for bad in (np.array([["a"]]), np.array([[1j]])):
+        with pytest.raises(ValueError, match="layer 'fc' holds"):
+            topo.Network.from_masks({"fc": bad})
+
+
+def test_names_are_checked():
+    with pytest.raises(ValueError, match="named by a string, not 0"):
+        topo.Network({0: np.eye(2)})
+    with pytest.raises(ValueError, match="no layer 'x'"):
+        topo.Network({"fc": np.eye(2)}).replace({"x": np.eye(2)})

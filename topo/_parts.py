@@ -87,15 +87,13 @@ def event_table(
     return _table(parts, EVENTS)
 
 
-def keyframe_table(
-    network: Network, weights: Mapping[str, npt.NDArray[Any]] | None = None
-) -> pa.Table:
-    """All links of a network, with one weight each if given."""
+def keyframe_table(network: Network) -> pa.Table:
+    """All links of a network, with their weights if it has them."""
     parts = []
     for name, a in network.layers.items():
         part = _columns(name, link_keys(a), a.shape[1])
-        if weights is not None:
-            part["weight"] = np.asarray(weights[name], dtype=np.float32)
+        if network.weights is not None:
+            part["weight"] = network.weights[name].data.astype(np.float32)
         parts.append(part)
     return _table(parts, KEYFRAME)
 
@@ -125,11 +123,11 @@ def part_file(path: Path, part: str, step: int) -> Path:
 def read_part(file: Path, schema: pa.Schema) -> pa.Table:
     """Read a part, or say which file is missing or damaged."""
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(file, page_checksum_verification=True)
         return table.select(schema.names).cast(schema)
     except FileNotFoundError:
         raise HistoryError(f"{file} is missing: restore it from a copy of the history") from None
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise HistoryError(
             f"{file} is damaged ({reason}): restore it from a copy of the history"
@@ -144,6 +142,7 @@ def write_part(file: Path, table: pa.Table) -> None:
         table,
         sink,
         compression="zstd",
+        write_page_checksum=True,
         use_dictionary=["layer", "event"] if links else True,
         column_encoding=dict.fromkeys(("row", "column"), "DELTA_BINARY_PACKED") if links else None,
     )

@@ -70,7 +70,7 @@ def as_adjacency(matrix: Any) -> sparse.csr_array:
             f"an adjacency has the shape (n_out, n_in), both at least 1; this one has {shape}"
         )
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"an adjacency holds 0 and 1; this one holds {values.dtype} objects")
+        raise ValueError(f"an adjacency holds 0 and 1; this one has the dtype {values.dtype}")
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         raise ValueError(
@@ -109,7 +109,8 @@ def from_links(
            [0, 0, 1]])
     """
     r, c = np.asarray(rows), np.asarray(cols)
-    n_out, n_in = shape
+    _check_sizes(*shape)
+    n_out, n_in = int(shape[0]), int(shape[1])
     if r.shape != c.shape or r.ndim != 1:
         raise ValueError(
             f"rows and cols must be one-dimensional and equal in length, not {r.shape}, {c.shape}"
@@ -201,9 +202,7 @@ def link_count(density: float, n_out: int, n_in: int) -> int:
     >>> topo.link_count(0.05, 256, 64)
     819
     """
-    for name, size in (("n_out", n_out), ("n_in", n_in)):
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, not {size!r}")
+    _check_sizes(n_out, n_in)
     if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
         raise ValueError(
             f"density must be in (0, 1], not {density!r} (density = 1 - sparsity: "
@@ -218,6 +217,12 @@ def link_count(density: float, n_out: int, n_in: int) -> int:
     return count
 
 
+def _check_sizes(n_out: int, n_in: int) -> None:
+    for name, size in (("n_out", n_out), ("n_in", n_in)):
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, not {size!r}")
+
+
 def _is_canonical(matrix: Any) -> bool:
     return (
         isinstance(matrix, sparse.csr_array)
@@ -227,6 +232,9 @@ def _is_canonical(matrix: Any) -> bool:
         and matrix.indices.dtype == matrix.indptr.dtype == np.int32
         and not (matrix.indices.flags.writeable or matrix.indptr.flags.writeable)
         and len(matrix.indices) == len(matrix.data) == matrix.indptr[-1]
+        and matrix.indptr[0] == 0
+        and bool((np.diff(matrix.indptr) >= 0).all())
+        and (matrix.nnz == 0 or 0 <= matrix.indices.min() <= matrix.indices.max() < matrix.shape[1])
         and bool(matrix.data.all())
         and bool(matrix.has_canonical_format)
     )

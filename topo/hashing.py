@@ -40,7 +40,10 @@ def stream(seed: int, *names: int | str) -> int:
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise ValueError(f"seed must be an integer, not {seed!r}")
-    text = repr((int(seed), *(n if isinstance(n, str) else int(n) for n in names)))
+    for name in names:
+        if not isinstance(name, (str, Integral)):
+            raise ValueError(f"a stream is named by strings and integers, not {name!r}")
+    text = repr((int(seed), *(str(n) if isinstance(n, str) else int(n) for n in names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -81,7 +84,7 @@ def hash_links(key: int, rows: npt.ArrayLike, cols: npt.ArrayLike = 0) -> npt.ND
     >>> topo.hash_links(topo.stream(0), [5, 9]).dtype
     dtype('uint64')
     """
-    r, c = np.broadcast_arrays(np.asarray(rows, np.int32), np.asarray(cols, np.int32))
+    r, c = np.broadcast_arrays(np.asarray(rows, np.int64), np.asarray(cols, np.int64))
     return np.asarray(_hash_links(_U(key), np.ascontiguousarray(r), np.ascontiguousarray(c)))
 
 
@@ -106,6 +109,8 @@ def _distinct(n, k, key):
         size *= 2
     table = np.full(size, -1, dtype=np.int64)
     out = np.empty(k, dtype=np.int64)
+    if k == 0:
+        return out
     found, draw = 0, 0
     limit = (_U(0xFFFFFFFFFFFFFFFF) // _U(n)) * _U(n)  # draws above it would favour small values
     while found < k:
@@ -136,6 +141,7 @@ def sample_integers(n: int, k: int, key: int) -> npt.NDArray[np.int64]:
     """
     if not 0 <= k <= n:
         raise ValueError(f"cannot draw {k} distinct integers out of {n}")
+    n, k = int(n), int(k)
     if 2 * k <= n:
         return np.sort(_distinct(n, k, _U(key)))
     left_out = np.ones(n, dtype=bool)

@@ -17,12 +17,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy import sparse
 
 from topo._parts import (
     EVENTS,
@@ -40,7 +42,7 @@ from topo._parts import (
     write_atomically,
     write_part,
 )
-from topo.adjacency import from_links, link_keys
+from topo.adjacency import from_links, link_keys, locate
 from topo.network import Coupling, Network
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ class HistoryWriter:
             (self.path / part).mkdir(parents=True)
         start = {name: {"start": link_keys(a)} for name, a in network.layers.items()}
         self._write("events", 0, event_table(0, start, network))
-        self._write("updates", 0, self._update_table(0, network, {}, {}))
+        self._write("updates", 0, self._update_table(0, 0, network, {}, {}))
         meta = {
             "format": "epitopo-history",
             "schema": SCHEMA,
@@ -130,49 +132,57 @@ class HistoryWriter:
             If the step does not come later, or the events do not lead from the topology of the
             update before to this one.
         """
-        if step <= self._step:
-            raise ValueError(f"step {step} does not come after step {self._step}")
-        known = {*LOSSES, "grown"}
-        for name, kinds in events.items():
-            if name not in network.layers or not set(kinds) <= known:
-                raise ValueError(
-                    f"step {step}: events are by layer ({', '.join(network.layers)}) and kind "
-                    f"({', '.join(sorted(known))}), not {name!r}: {', '.join(map(repr, kinds))}"
-                )
-        for name, a in network.layers.items():
-            before = link_keys(self._network.layers[name])
-            if not np.array_equal(_apply(before, events.get(name, {})), link_keys(a)):
-                raise ValueError(f"step {step}: the events of layer {name!r} do not give its links")
-        self._updates += 1
-        self._write("events", step, event_table(step, events, network))
-        if self._updates % KEYFRAME_EVERY == 0:
-            self.keyframe(step, network)
-        self._write("updates", step, self._update_table(step, network, events, overlap or {}))
-        self._network, self._step = network, step
+        if isinstance(step, bool) or not isinstance(step, Integral) or step <= self._step:
+            raise ValueError(f"step must be an integer after {self._step}, not {step!r}")
+        step = int(step)
+        before = self._network
+        same = [(n, a.shape) for n, a in before.layers.items()]
+        if [(n, a.shape) for n, a in network.layers.items()] != same:
+            raise ValueError(f"step {step}: the network must have the layers {before}")
+        strange = (set(events) | set(overlap or {})) - set(before.layers)
+        if strange:
+            raise ValueError(f"step {step}: there is no layer {', '.join(map(repr, strange))}")
+        checked = {
+            name: _check_events(name, step, before.layers[name], a, events.get(name, {}))
+            for name, a in network.layers.items()
+        }
+        self._write("events", step, event_table(step, checked, network))
+        if (self._updates + 1) % KEYFRAME_EVERY == 0:
+            self._write("keyframes", step, keyframe_table(network))
+        update = self._update_table(self._updates + 1, step, network, checked, overlap or {})
+        self._write("updates", step, update)
+        self._network, self._step, self._updates = network, step, self._updates + 1
 
-    def keyframe(
-        self,
-        step: int,
-        network: Network,
-        weights: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> None:
-        """Record all links at a step, with their weights if given (one value per link)."""
-        self._write("keyframes", step, keyframe_table(network, weights))
+    def keyframe(self, step: int, weights: Mapping[str, npt.ArrayLike] | None = None) -> None:
+        """Record all present links, with their weights if given (one value per link).
 
+        Parameters
+        ----------
+        step : int
+            Not before the latest update.
+        weights : mapping of str to array, optional
+            By layer name, in row-major order of the links.
+        """
+        if isinstance(step, bool) or not isinstance(step, Integral) or step < self._step:
+            raise ValueError(f"step must be an integer from {self._step}, not {step!r}")
+        network = Network(self._network.layers, self._network.couplings, weights=weights)
+        self._write("keyframes", int(step), keyframe_table(network))
+
+    @staticmethod
     def _update_table(
-        self,
+        update: int,
         step: int,
         network: Network,
-        events: Mapping[str, Mapping[str, npt.ArrayLike]],
+        events: Mapping[str, Mapping[str, Keys]],
         overlap: Mapping[str, float],
     ) -> pa.Table:
         rows = [
             {
-                "update": self._updates,
+                "update": update,
                 "step": step,
                 "layer": name,
                 "links": a.nnz,
-                **{p: len(np.asarray(events.get(name, {}).get(p, ()))) for p in (*LOSSES, "grown")},
+                **{kind: len(events.get(name, {}).get(kind, ())) for kind in (*LOSSES, "grown")},
                 "overlap": overlap.get(name, float("nan")),
             }
             for name, a in network.layers.items()
@@ -228,7 +238,7 @@ class History:
         try:
             meta = json.loads(meta_file.read_text())
             schema = meta["schema"]
-            if schema == SCHEMA:
+            if schema == SCHEMA and type(schema) is int:
                 shapes = {n: (int(s[0]), int(s[1])) for n, s in meta["layers"].items()}
                 couplings = tuple(
                     Coupling(tuple(c["outputs"]), tuple(c["inputs"])) for c in meta["couplings"]
@@ -237,7 +247,7 @@ class History:
             raise HistoryError(
                 f"{meta_file} is damaged ({error!r}): restore it from a copy"
             ) from None
-        if schema != SCHEMA:
+        if schema != SCHEMA or type(schema) is not int:
             raise HistoryError(
                 f"{meta_file} has schema {schema!r}, this version of epitopo reads {SCHEMA}: "
                 "install the version that wrote it"
@@ -255,6 +265,10 @@ class History:
             raise HistoryError(
                 f"update {missing} is missing from {folder / 'updates'}: "
                 "restore its part from a copy"
+            )
+        if set(updates["layer"].to_pylist()) != set(shapes) or min(map(min, shapes.values())) < 1:
+            raise HistoryError(
+                f"{meta_file} does not fit {folder / 'updates'}: restore it from a copy"
             )
         return cls(folder, shapes, couplings, updates)
 
@@ -276,14 +290,12 @@ class History:
         HistoryError
             If a part that is needed is missing or damaged.
         """
-        if step < 0:
-            raise ValueError(f"step must be at least 0, not {step}")
+        if isinstance(step, bool) or not isinstance(step, Integral) or step < 0:
+            raise ValueError(f"step must be an integer from 0, not {step!r}")
         if weights:
             return self._weighted(step)
         frames = [s for s in self._keyframes() if s <= step and s in set(self.steps)]
-        for at, keys in self._replay(max(frames, default=None)):
-            if at > step:
-                break
+        for _, keys in self._replay(max(frames, default=None), until=step):
             latest = keys
         return self._network(latest, step)
 
@@ -299,7 +311,7 @@ class History:
         >>> [(s, n.layers["fc"].indices.tolist()) for s, n in topo.History.open(folder).networks()]
         [(0, [0]), (5, [1])]
         """
-        for step, keys in self._replay(None):
+        for step, keys in self._replay(None, until=self.steps[-1]):
             yield step, self._network(keys, step)
 
     def events(self) -> pd.DataFrame:
@@ -324,10 +336,8 @@ class History:
         )
 
     def _keyframes(self) -> list[int]:
-        return sorted(
-            int(p.stem.removeprefix("part-"))
-            for p in (self.path / "keyframes").glob("part-*.parquet")
-        )
+        parts = (self.path / "keyframes").glob(f"part-{'[0-9]' * 10}.parquet")
+        return sorted(int(p.stem.removeprefix("part-")) for p in parts)
 
     def _frame(self, step: int) -> pa.Table:
         return read_part(part_file(self.path, "keyframes", step), KEYFRAME)
@@ -335,7 +345,7 @@ class History:
     def _events(self, step: int) -> pa.Table:
         return read_part(part_file(self.path, "events", step), EVENTS)
 
-    def _replay(self, keyframe: int | None) -> Iterator[tuple[int, dict[str, Keys]]]:
+    def _replay(self, keyframe: int | None, *, until: int) -> Iterator[tuple[int, dict[str, Keys]]]:
         """The link keys of each layer at a keyframe, or else step 0, and after each update."""
         if keyframe is None:
             keyframe = 0
@@ -343,9 +353,10 @@ class History:
         else:
             start = self._frame(keyframe)
         keys = {n: link_keys_of(of_layer(start, n), shape[1]) for n, shape in self.shapes.items()}
+        self._check_counts(keyframe, keys)
         yield keyframe, keys
         for step in self.steps:
-            if step <= keyframe:
+            if not keyframe < step <= until:
                 continue
             events = self._events(step)
             after = {}
@@ -355,7 +366,18 @@ class History:
                 cells = link_keys_of(rows, shape[1])
                 after[name] = _apply(keys[name], {k: cells[kinds == k] for k in set(kinds)})
             keys = after
+            self._check_counts(step, keys)
             yield step, keys
+
+    def _check_counts(self, step: int, keys: Mapping[str, Keys]) -> None:
+        """Compare with the number of links that the update recorded."""
+        at_step = self._updates.filter(pa.compute.equal(self._updates["step"], step))
+        for row in at_step.select(["layer", "links"]).to_pylist():
+            if len(keys[row["layer"]]) != row["links"]:
+                raise HistoryError(
+                    f"{self.path} is damaged: step {step} has {len(keys[row['layer']])} links in "
+                    f"layer {row['layer']!r}, recorded were {row['links']}: restore it from a copy"
+                )
 
     def _weighted(self, step: int) -> Network:
         if step not in self.weight_steps:
@@ -382,6 +404,33 @@ class History:
             return Network(layers, self.couplings, weights=weights)
         except ValueError as error:
             raise HistoryError(f"{self.path} is damaged at step {step}: {error}") from None
+
+
+def _check_events(
+    name: str,
+    step: int,
+    before: sparse.csr_array,
+    after: sparse.csr_array,
+    events: Mapping[str, npt.ArrayLike],
+) -> dict[str, Keys]:
+    """The events as ascending keys, if they lead from one topology to the other."""
+    kinds = (*LOSSES, "grown")
+    checked = {}
+    for kind, given in events.items():
+        keys = np.asarray(given)
+        if kind not in kinds or keys.ndim != 1 or (keys.size and keys.dtype.kind not in "iu"):
+            raise ValueError(
+                f"step {step}, layer {name!r}: events are lists of integer link keys by kind "
+                f"({', '.join(kinds)}), not {kind!r}: {given!r}"
+            )
+        checked[kind] = np.sort(keys.astype(np.int64))
+    old = link_keys(before)
+    lost = np.concatenate([checked.get(kind, old[:0]) for kind in LOSSES])
+    if len(np.unique(lost)) < len(lost) or (locate(lost, among=old) < 0).any():
+        raise ValueError(f"step {step}, layer {name!r}: a link is lost twice, or was not there")
+    if not np.array_equal(_apply(old, checked), link_keys(after)):
+        raise ValueError(f"step {step}: the events of layer {name!r} do not give its links")
+    return checked
 
 
 def _apply(keys: Keys, events: Mapping[str, npt.ArrayLike]) -> Keys:

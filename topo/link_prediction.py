@@ -20,11 +20,12 @@ from topo.hashing import _U, bits, hash_links, stream, to_unit
 from topo.parallel import map_threads, thread_count
 from topo.predictors import PREDICTORS, Predictor
 from topo.predictors._base import Layer
-from topo.selection import largest
+from topo.selection import check_sharpness, largest
 
 __all__ = ["grow", "link_scores"]
 
 _BLOCK_CELLS = 2**22  # of float64 scores per thread: 32 MB
+_SMALL_BLOCK = 2**14  # less than this is not worth a thread
 
 
 def link_scores(
@@ -179,7 +180,8 @@ def _best(
         part = np.empty((len(rows), n_in))
         scorer.score_rows(layer, rows, part)
         _zero_links(a.indptr, a.indices, rows, part)
-        _rank(part, rows, _U(key), sharpness)
+        if not _rank(part, rows, _U(key), sharpness):
+            raise ValueError(f"the predictor {scorer.name!r} gave scores that are negative or NaN")
         ranked = part.ravel()
         at = np.flatnonzero(ranked >= max(cut, -np.finfo(np.float64).max))
         with lock:
@@ -203,20 +205,24 @@ def _zero_links(indptr, indices, rows, out):
 
 @njit(nogil=True, cache=True)
 def _rank(scores, rows, key, sharpness):
-    """Scores to race keys in place; -inf where there is no positive score."""
+    """Scores to race keys in place, -inf for a score of 0; whether all scores are proper."""
+    proper = True
     for b in range(scores.shape[0]):
         for u in range(scores.shape[1]):
             s = scores[b, u]
             if not s > 0.0:
+                proper &= s == 0.0
                 scores[b, u] = -np.inf
             elif sharpness != np.inf:
                 x = to_unit(bits(key, rows[b], u))
                 scores[b, u] = sharpness * np.log(s) - np.log(-np.log(x))
+    return proper
 
 
 def _blocks(n_rows: int, width: int) -> Iterator[slice]:
-    """Rows in blocks of bounded memory, enough of them to keep every thread busy."""
-    size = max(1, min(_BLOCK_CELLS // width, -(-n_rows // (2 * thread_count()))))
+    """Rows in blocks of bounded memory, enough of them to keep every thread busy with real work."""
+    fair = -(-n_rows // (2 * thread_count()))
+    size = max(1, min(_BLOCK_CELLS // width, max(fair, _SMALL_BLOCK // width)))
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
@@ -224,7 +230,7 @@ def _blocks(n_rows: int, width: int) -> Iterator[slice]:
 def _find(predictor: str | Predictor) -> Predictor:
     if isinstance(predictor, Predictor):
         return predictor
-    if predictor in PREDICTORS:
+    if isinstance(predictor, str) and predictor in PREDICTORS:
         return PREDICTORS[predictor]
     near = difflib.get_close_matches(str(predictor), PREDICTORS, 1, 0.0)
     raise ValueError(
@@ -244,6 +250,7 @@ def _as_rows(rows: npt.ArrayLike, n_out: int) -> npt.NDArray[np.int64]:
 def _sharpness(soft: bool | float) -> float:
     if isinstance(soft, bool):
         return 1.0 if soft else np.inf
-    if not isinstance(soft, Real) or not soft > 0:
-        raise ValueError(f"soft must be True, False or a positive exponent, not {soft!r}")
+    if not isinstance(soft, Real):
+        raise ValueError(f"soft must be True, False or an exponent, not {soft!r}")
+    check_sharpness(float(soft))
     return float(soft)

@@ -90,6 +90,8 @@ class Network:
     ) -> None:
         adjacencies: dict[str, sparse.csr_array] = {}
         for name, matrix in layers.items():
+            if not isinstance(name, str):
+                raise ValueError(f"a layer is named by a string, not {name!r}")
             try:
                 adjacencies[name] = as_adjacency(matrix)
             except ValueError as error:
@@ -104,6 +106,11 @@ class Network:
             self._check(coupling)
         self.weights: dict[str, sparse.csr_array] | None = None
         if weights is not None:
+            if set(weights) != set(adjacencies):
+                raise ValueError(
+                    f"weights are of the layers {', '.join(weights) or 'none'}, "
+                    f"the network has {', '.join(adjacencies)}"
+                )
             self.weights = {n: _weighted(n, a, weights[n]) for n, a in adjacencies.items()}
 
     @classmethod
@@ -120,8 +127,10 @@ class Network:
         """
         layers = {}
         for name, mask in masks.items():
-            values = mask if sparse.issparse(mask) else np.asarray(mask)
-            if values.dtype.kind == "f" and np.isnan(getattr(values, "data", values)).any():
+            values = mask.tocsr() if sparse.issparse(mask) else np.asarray(mask)
+            if values.dtype.kind not in "biuf":
+                raise ValueError(f"layer {name!r} holds {values.dtype}, not numbers")
+            if np.isnan(values.data if sparse.issparse(values) else values).any():
                 raise ValueError(f"layer {name!r} holds NaN: neither a link nor none")
             layers[name] = values != 0
         return cls(layers, couplings)
@@ -137,7 +146,10 @@ class Network:
         return self.links / sum(a.shape[0] * a.shape[1] for a in self.layers.values())
 
     def replace(self, layers: Mapping[str, sparse.csr_array]) -> Network:
-        """Return a network with the same layer names and couplings and other links."""
+        """Return a network with the same layer names and couplings, other links and no weights."""
+        strange = set(layers) - set(self.layers)
+        if strange:
+            raise ValueError(f"the network has no layer {', '.join(map(repr, sorted(strange)))}")
         return Network({n: layers.get(n, a) for n, a in self.layers.items()}, self.couplings)
 
     def __eq__(self, other: object) -> bool:
@@ -195,8 +207,8 @@ def percolate(network: Network) -> Network:
     Returns
     -------
     Network
-        The fixed point. Layers that lost nothing are the same objects. Neurons that no coupling
-        names (inputs, outputs, everything dense) are never percolated.
+        The fixed point, without weights. Layers that lost nothing are the same objects. Neurons
+        that no coupling names (inputs, outputs, everything dense) are never percolated.
 
     References
     ----------

@@ -13,7 +13,13 @@ import numpy.typing as npt
 
 from topo.hashing import uniform
 
-__all__ = ["largest", "race_keys", "select"]
+__all__ = ["check_sharpness", "largest", "race_keys", "select"]
+
+
+def check_sharpness(sharpness: float) -> None:
+    """Refuse what is no exponent; far larger ones than this overflow, and are top-k anyway."""
+    if not (0 < sharpness <= 1e6 or sharpness == np.inf):
+        raise ValueError(f"sharpness must be in (0, 1e6], or inf for top-k, not {sharpness!r}")
 
 
 def race_keys(
@@ -66,7 +72,7 @@ def select(
     Raises
     ------
     ValueError
-        For k outside 0..n, NaN or negative scores, sharpness that is not positive.
+        For k outside 0..n, NaN or negative scores, sharpness outside (0, 1e6] and not inf.
 
     Examples
     --------
@@ -76,14 +82,18 @@ def select(
     [0, 2]
     """
     s = np.asarray(scores, dtype=np.float64)
+    if s.ndim != 1 or np.shape(hashes) != s.shape:
+        raise ValueError(
+            f"scores and hashes are one-dimensional and equal in length, not of shapes {s.shape} "
+            f"and {np.shape(hashes)}"
+        )
     if not 0 <= k <= len(s):
         raise ValueError(f"cannot select {k} of {len(s)} candidates")
     if np.isnan(s).any():
         raise ValueError(f"{int(np.isnan(s).sum())} of {len(s)} scores are NaN: nothing to rank by")
     if len(s) and s.min() < 0:
         raise ValueError(f"scores must not be negative; the smallest is {s.min()}")
-    if not sharpness > 0:
-        raise ValueError(f"sharpness must be positive (inf: top-k), not {sharpness!r}")
+    check_sharpness(sharpness)
     keys = race_keys(s, sharpness, hashes)
     if np.isinf(s).any() and not np.isinf(sharpness):
         raise ValueError("scores must be finite to sample from")

@@ -38,5 +38,6 @@ def erdos_renyi(n_out: int, n_in: int, density: float, *, seed: int) -> sparse.c
     50
     """
     links = link_count(density, n_out, n_in)
+    n_out, n_in = int(n_out), int(n_in)
     keys = sample_integers(n_out * n_in, links, stream(seed, "erdos_renyi"))
     return _from_sorted_keys(keys, (n_out, n_in))

@@ -59,6 +59,7 @@ def small_world(
     if isinstance(beta, bool) or not isinstance(beta, Real) or not 0 <= beta <= 1:
         raise ValueError(f"beta, the share of rewired links, must be in [0, 1], not {beta!r}")
     links = link_count(density, n_out, n_in)
+    n_out, n_in = int(n_out), int(n_in)
     large, small = max(n_out, n_in), min(n_out, n_in)
     edges = np.arange(large + 1, dtype=np.int64) * links // large
     degree = np.diff(edges)
@@ -71,9 +72,10 @@ def small_world(
     lattice = np.sort(rows * n_in + cols)
 
     moved = round(float(beta) * links)
+    cut = sample_integers(links, moved, stream(seed, "small_world", "cut"))
     if not moved:
         return _from_sorted_keys(lattice, (n_out, n_in))
-    kept = np.delete(lattice, sample_integers(links, moved, stream(seed, "small_world", "cut")))
+    kept = np.delete(lattice, cut)
     rest = _from_sorted_keys(kept, (n_out, n_in))
     new_rows, new_cols = sample_absent(rest, moved, stream(seed, "small_world", "rewire"))
     new = new_rows.astype(np.int64) * n_in + new_cols
