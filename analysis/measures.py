@@ -140,8 +140,8 @@ def elm_overlap(history: topo.History) -> pd.DataFrame:
     r"""ELM overlap of every update and layer.
 
     The epitopological local minima overlap :math:`O_t = |R_t \cap G_t| / |G_t|` is the share of
-    the regrown links G_t that the same update had removed R_t, by score or by percolation. It
-    rises as the topology settles.
+    the regrown links G_t that the same update had removed R_t, by score or by percolation. With
+    top-k rules it rises as the topology settles.
 
     Parameters
     ----------

@@ -84,8 +84,8 @@ def _comparison(groups: Groups) -> _Item:
         "Density, links, active neurons and overlap are of the hidden layers, the classifier stays "
         "dense. Active neurons: share that has a link after network percolation. ELM overlap: "
         "share of regrown links that the same update had removed, mean over layers and updates. "
-        "Training seconds leave evaluation out; they are the one column that differs between "
-        "identical runs, with samples per second.",
+        "Training seconds, without evaluation, and samples per second are the only columns that "
+        "differ between identical runs.",
         _html_table(format_table(compare(groups))),
     )
 
@@ -192,9 +192,9 @@ def _adjacency(groups: Groups) -> _Item:
     seeds = ", ".join(f"{label} seed {seed}" for label, seed in first.items())
     return _Item(
         "Adjacency matrices at the start and the end",
-        f"Each layer's links ({seeds}), the density of tiles of neurons; as dark as "
-        f"{vmax:.0%} or more at the darkest. The diagonal of a small-world start is its ring "
-        "lattice. Vertical stripes are input neurons with more links than others.",
+        f"Each layer's links ({seeds}) as the density of tiles of neurons; black is {vmax:.0%} and "
+        "more. The diagonal of a small-world start is its ring lattice. Stripes are neurons with "
+        "more links than others: vertical ones inputs, horizontal ones outputs.",
         _svg(figure, "adjacency matrices of every sparse layer at the start and the end"),
     )
 
@@ -306,8 +306,8 @@ def _page(groups: Groups, tables: list[_Item], plots: list[_Item]) -> str:
         f"{', '.join(map(str, hidden))} neurons on the data set {data}"
         + (f"; the sparse ones at {sparsity} sparsity" if densities else "")
         + f". epitopo {machine['versions']['epitopo']}, torch {machine['versions']['torch']}, "
-        f"Python {machine['versions']['python']}, {machine['threads']} threads, "
-        f"{machine['device']}."
+        f"Python {machine['versions']['python']}, on {machine['threads']} "
+        f"{machine['device'].upper()} threads."
     )
     sections = [_section("Table", 1, tables[0])]
     sections += [_section("Figure", i, plot) for i, plot in enumerate(plots, start=1)]
