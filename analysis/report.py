@@ -149,6 +149,8 @@ def _evolution(groups: Groups) -> _Item:
     figures.curves(data, "step", "elm_overlap", axes[1])
     axes[1].set(title="b  ELM overlap", ylabel="regrown links just removed")
     axes[1].set_ylim(bottom=0.0)
+    if data["elm_overlap"].isna().all():
+        axes[1].text(0.5, 0.5, "nothing was regrown", transform=axes[1].transAxes, ha="center")
     axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     figures.curves(data, "step", "active_neuron_rate", axes[2])
     axes[2].set(title="c  Active neurons", ylabel="active after percolation")

@@ -165,7 +165,8 @@ class Evolver:
         Returns
         -------
         Update or None
-            What the update did; None at the steps without one.
+            What the update did; None at the steps without one. An update may find nothing to do
+            (static, or a churn annealed to 0): it is recorded as such.
 
         Raises
         ------
@@ -175,8 +176,6 @@ class Evolver:
         """
         self.steps += 1
         if self.steps % self.every or self.steps > self.last:
-            return None
-        if not self.method.churn(self.steps / self._end) > 0:
             return None
         return self._update(self.steps)
 

@@ -121,7 +121,7 @@ _TOP = constant(math.inf)
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
-        Method(  # a fixed sparse topology
+        Method(  # a fixed sparse topology: its updates find nothing to do
             name="static",
             start=Start("erdos_renyi", "keep"),
             churn=constant(0.0),
