@@ -36,8 +36,7 @@ gpu: .venv/installed-dev  ## run the GPU tests and benchmarks
 	$(BIN)/python -m dst bench layers --device cuda
 
 bench: .venv/installed  ## run the CPU benchmarks
-	$(BIN)/python -m dst bench layers
-	$(BIN)/python -m dst bench predictors
+	$(BIN)/python -m dst bench
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
@@ -22,6 +22,7 @@ from dst.train import claim, train
 
 __all__ = ["main"]
 
+_BENCHMARKS = {"layers": bench.layers, "predictors": bench.predictors}
 DEMO = ("digits-dense", "digits-set", "digits-chts")
 
 
@@ -104,10 +105,9 @@ def _data(name: str | None) -> None:
 def _bench(name: str, device: str) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: torch sees no CUDA device here")
-    if name == "layers":
-        bench.layers(device)
-    else:
-        bench.predictors()
+    for known, benchmark in _BENCHMARKS.items():
+        if name in (known, "all"):
+            benchmark(device)
 
 
 def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
@@ -144,8 +144,10 @@ def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
     data.add_argument("name", nargs="?", help="Data set to fetch; without it, list them.")
     commands.add_subcommand("data", data, help="List or fetch data sets.")
     timer = ArgumentParser(exit_on_error=False, description="Time the kernels on this machine.")
-    timer.add_argument("name", type=Literal["layers", "predictors"], help="What to time.")
-    timer.add_argument("--device", default="cpu", help="For layers: cpu or cuda.")
+    timer.add_argument(
+        "name", nargs="?", default="all", choices=["all", *_BENCHMARKS], help="What to time."
+    )
+    timer.add_argument("--device", default="cpu", help="cpu or cuda; predictors run on the CPU.")
     commands.add_subcommand("bench", timer, help="Time the kernels on this machine.")
     return parser, trainer
 

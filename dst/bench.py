@@ -36,9 +36,13 @@ def layers(device: str = "cpu", densities: Sequence[float] = (0.01, 0.05, 0.1, 0
 
 
 def predictors(
+    device: str = "cpu",
     shapes: Sequence[tuple[int, int, float]] = ((1568, 1568, 0.01), (1024, 1024, 0.05)),
 ) -> None:
-    """Print the time of the link scores, beside CH2-L3n as dense matrix products in torch."""
+    """Print the time of the link scores, beside CH2-L3n as dense matrix products in torch.
+
+    Both on the CPU, whatever the device.
+    """
     print(f"link scores on {_describe('cpu')}; median milliseconds")
     print(f"{'shape':>12}{'density':>9}{'predictor':>11}{'topo':>9}{'torch':>9}{'torch/topo':>12}")
     for n_out, n_in, density in shapes:
