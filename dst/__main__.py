@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from dst.train import claim, train
 
 __all__ = ["main"]
 
-_BENCHMARKS = {"layers": bench.layers, "predictors": bench.predictors}
+_BENCHMARKS: dict[str, Callable[[str], None]] = {
+    "layers": bench.layers,
+    "predictors": bench.predictors,
+}
 DEMO = ("digits-dense", "digits-set", "digits-chts")
 
 
@@ -157,8 +160,8 @@ def _explain(message: str, trainer: ArgumentParser) -> str:
     options = [o for a in trainer._actions for o in a.option_strings if o.startswith("--")]
     if match := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
         return unknown(match[1], options, "option")
-    if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-        return unknown(match[1], re.findall(r"[\w-]+", match[2]), "command")
+    if match := re.search(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        return unknown(match[2], re.findall(r"[\w-]+", match[3]), match[1].split(".")[-1])
     return message
 
 
