@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from analysis import __version__
 from analysis.report import write_report
 from analysis.runs import find_runs
 from analysis.table import compare, format_table
+from topo.names import unknown
 
 __all__ = ["main"]
 
@@ -69,10 +69,7 @@ def _parser() -> ArgumentParser:
 
 def _explain(message: str) -> str:
     if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-        known = re.findall(r"[\w-]+", match[2])
-        near = difflib.get_close_matches(match[1], known, 1, 0.5)
-        hint = f" did you mean {near[0]!r}?" if near else ""
-        return f"unknown command {match[1]!r}:{hint} known are {', '.join(known)}"
+        return unknown(match[1], re.findall(r"[\w-]+", match[2]), "command")
     return message
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 import topo
+from topo.names import find
 
 __all__ = ["MEASURES", "LayerState", "active_neurons", "degrees", "elm_overlap", "summary"]
 
@@ -116,11 +116,7 @@ def summary(
     """
     chosen = list(MEASURES) if measures is None else list(measures)
     for name in chosen:
-        if name not in MEASURES:
-            near = difflib.get_close_matches(str(name), MEASURES, 1, 0.0)
-            raise ValueError(
-                f"unknown measure {name!r}: did you mean {near[0]!r}? Known: {', '.join(MEASURES)}"
-            )
+        find(MEASURES, name, "measure")
     if isinstance(source, topo.Network):
         return _measure(source, 0, {}, chosen)
     if not isinstance(source, topo.History):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from dst import __version__, bench
-from dst._names import find, unknown
 from dst.config import Config
 from dst.datasets import describe, fetch, load, registry
 from dst.presets import PRESETS
 from dst.train import claim, train
+from topo.names import find, unknown
 
 __all__ = ["main"]
 
@@ -39,10 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        parser, trainer = _parsers(arguments)
+        parser, trainer = _parsers()
         try:
+            preset = _preset(arguments)
+            if preset is not None:
+                trainer.set_defaults(_flat(asdict(find(PRESETS, preset, "preset"))))
             options = parser.parse_args(arguments)
-        except ArgumentError as error:
+            if options.command == "train" and options.train.preset != preset:  # from a YAML file
+                named = find(PRESETS, options.train.preset, "preset")
+                trainer.set_defaults(_flat(asdict(named)))
+                options = parser.parse_args(arguments)
+        except (ArgumentError, TypeError) as error:
             raise ValueError(_explain(str(error), trainer)) from None
         chosen = options[options.command]
         command = shlex.join(["epitopo", *arguments])
@@ -81,7 +88,9 @@ def _train(preset: str, config: Config, out: str | None, command: str) -> None:
     print(f"look at it: epitopo-analysis report {folder}")
 
 
-def _demo(out: Path, seeds: Iterable[int], command: str) -> None:
+def _demo(out: Path, seeds: Sequence[int], command: str) -> None:
+    if not seeds:
+        raise ValueError("--seeds must be at least 1")
     claim(out)
     for preset in DEMO:
         for seed in seeds:
@@ -113,8 +122,19 @@ def _bench(name: str, device: str) -> None:
             benchmark(device)
 
 
-def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
-    """The whole parser and that of ``train``, whose defaults are those of the preset."""
+def _preset(arguments: Sequence[str]) -> str | None:
+    """The preset among the arguments of ``train``: its defaults are needed to parse the rest."""
+    rest = iter(arguments[1:] if arguments[0] == "train" else ())
+    for argument in rest:
+        if not argument.startswith("-"):
+            return argument
+        if "=" not in argument and argument not in ("-h", "--help", "--print_config"):
+            next(rest, None)  # the option's value
+    return None
+
+
+def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
+    """The whole parser and that of ``train``, whose defaults are to be those of the preset."""
     parser = ArgumentParser(
         prog="epitopo",
         description="Train sparse neural networks and record how their topology evolves.",
@@ -128,9 +148,6 @@ def _parsers(arguments: Sequence[str]) -> tuple[ArgumentParser, ArgumentParser]:
     trainer.add_argument("--out", help="Run folder; default: runs/PRESET-seedSEED.")
     trainer.add_argument("--config", action="config", help="YAML file with any of these options.")
     trainer.add_class_arguments(Config)
-    named = [a for a in arguments[1:] if not a.startswith("-")]
-    if arguments[0] == "train" and named and named[0] == arguments[1]:
-        trainer.set_defaults(_flat(asdict(find(PRESETS, named[0], "preset"))))
     commands.add_subcommand("train", trainer, help="Train a preset.")
 
     demo = ArgumentParser(
@@ -160,6 +177,9 @@ def _explain(message: str, trainer: ArgumentParser) -> str:
     options = [o for a in trainer._actions for o in a.option_strings if o.startswith("--")]
     if match := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
         return unknown(match[1], options, "option")
+    if match := re.search(r"[Oo]ption '([\w.]+)' is not|does not accept .*?'([\w.]+)'", message):
+        keys = [option.removeprefix("--") for option in options]
+        return unknown(match[1] or match[2], keys, "key")
     if match := re.search(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
         return unknown(match[2], re.findall(r"[\w-]+", match[3]), match[1].split(".")[-1])
     return message

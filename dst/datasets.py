@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import topo
-from dst._names import find
+from topo.names import find
 
 __all__ = ["Dataset", "describe", "fetch", "load", "registry"]
 

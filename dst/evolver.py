@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,11 @@ from scipy import sparse
 from torch import nn
 
 import topo
-from dst._names import find
 from dst.graph import network, sparse_layers
 from dst.methods import METHODS, Links, Method
 from dst.sparse_linear import SparseLinear, gather_
 from topo.adjacency import link_keys, locate
+from topo.names import find
 
 __all__ = ["Evolver", "LayerUpdate", "Update"]
 
@@ -72,7 +74,7 @@ class Evolver:
     the links that the removal rule does not select go, links of inactive neurons go
     (percolation), and the regrowth rule grows as many as went. New links start at 0; a link
     that is removed and regrown in the same update keeps its weight. Optimizer state and gradients
-    move with the links, for any state tensor of the parameter's shape.
+    move with the links, for any state tensor of the parameter's shape, and are 0 on new links.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ class Evolver:
     ) -> None:
         self.method = method if isinstance(method, Method) else find(METHODS, method, "method")
         for name, number in (("every", every), ("total_steps", total_steps)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
                 raise ValueError(f"{name} must be a positive integer, not {number!r}")
         self.layers = sparse_layers(model)
         start = network(model, couplings)
@@ -140,17 +142,17 @@ class Evolver:
         if strange:
             raise ValueError(
                 f"the optimizer does not hold the values of {', '.join(map(repr, strange))}: "
-                "make the optimizer after dst.sparsify"
+                "make the optimizer after dst.sparsify, and freeze no layer that is to evolve"
             )
         self.optimizer = optimizer
-        self.every = every
-        self.total_steps = total_steps
+        self.every = int(every)
+        self.total_steps = int(total_steps)
         self.seed = seed
         topo.stream(seed)  # refuses what is no integer
         self.steps = 0
-        end = self.method.t_end * total_steps
+        end = self.method.t_end * self.total_steps
         #: The step of the last update; 0 if there is none.
-        self.last = every * int(min(end, total_steps - 1) // every)
+        self.last = self.every * (min(math.floor(end + 1e-9), self.total_steps - 1) // self.every)
         self._end = end
         self._followers = [_matching(f, self.layers) for f in followers]
         self.history = (
@@ -158,6 +160,8 @@ class Evolver:
             if isinstance(history, (str, os.PathLike))
             else history
         )
+        if self.history is not None and self.history.network != start:
+            raise ValueError("the history ends with another topology than the model has")
 
     def step(self) -> Update | None:
         """Count one optimizer step, and update the topology when one is due.
@@ -171,8 +175,10 @@ class Evolver:
         Raises
         ------
         ValueError
-            If a layer's weights are not finite; model, optimizer and history are then as they
-            were before the update.
+            If a layer's weights are not finite.
+        OSError
+            If the history cannot be written. Either way model and optimizer are as they were
+            before the update.
         """
         self.steps += 1
         if self.steps % self.every or self.steps > self.last:
@@ -246,14 +252,14 @@ class Evolver:
             events[name] = phases
             sources[name] = torch.from_numpy(locate(new, among=old))
 
+        if self.history is not None:  # first: if the disk is full, the model is as recorded
+            overlaps = {name: update.overlap for name, update in record.items()}
+            self.history.append(step, left.replace(after), events, overlaps)
         for name, layer in self.layers.items():
             source = sources[name].to(layer.values.device)
             self._move(layer, after[name], source)
             for follower in self._followers:
                 follower[name].rewire(after[name], source.to(follower[name].values.device))
-        if self.history is not None:
-            overlaps = {name: update.overlap for name, update in record.items()}
-            self.history.append(step, left.replace(after), events, overlaps)
         return Update(step, record)
 
     def _remove(
@@ -300,16 +306,13 @@ class Evolver:
 
 
 def _matching(follower: nn.Module, layers: Mapping[str, SparseLinear]) -> dict[str, SparseLinear]:
-    """The follower's copies of the layers; wrappers such as AveragedModel prefix their names."""
+    """The follower's copies of the layers."""
     own = sparse_layers(follower)
-    for prefix in ("", "module."):
-        found = {name: own.get(prefix + name) for name in layers}
-        if all(
-            twin is not None and torch.equal(twin.indices, layers[name].indices)
-            for name, twin in found.items()
-        ):
-            return {name: twin for name, twin in found.items() if twin is not None}
-    raise ValueError(
-        "a follower must be a copy of the model, with sparse layers of the same names and links; "
-        f"this one has {', '.join(own) or 'none'}"
-    )
+    if list(own) != list(layers) or not all(
+        torch.equal(twin.indices, layers[name].indices) for name, twin in own.items()
+    ):
+        raise ValueError(
+            "a follower must be a copy of the model, with sparse layers of the same names and "
+            f"links; this one has {', '.join(own) or 'none'}"
+        )
+    return own

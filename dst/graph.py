@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections import Counter
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.optim.swa_utils import AveragedModel
 
 import topo
 from dst.sparse_linear import SparseLinear
 
-__all__ = ["network", "sparse_layers"]
+__all__ = ["network", "sparse_layers", "unwrap"]
 
 # What acts on each neuron by itself: its output i depends on its input i alone.
 _MODULES = (
@@ -30,12 +32,24 @@ _FUNCTIONS = {
     torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.square, torch.sin, torch.clamp,
 }  # fmt: skip
 _METHODS = {"relu", "sigmoid", "tanh", "abs", "square", "sin", "clamp", "contiguous"}
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul"}
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
     """The sparse layers of a model by module name, in order of definition."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+    return {n: m for n, m in unwrap(model).named_modules() if isinstance(m, SparseLinear)}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch's wrappers: its layers have the same names with and without them."""
+    while True:
+        if hasattr(model, "_orig_mod"):  # torch.compile
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, _WRAPPERS):
+            model = model.module
+        else:
+            return model
 
 
 def network(model: nn.Module, couplings: Iterable[topo.Coupling] | None = None) -> topo.Network:
@@ -78,7 +92,7 @@ def network(model: nn.Module, couplings: Iterable[topo.Coupling] | None = None) 
     if not layers:
         raise ValueError("the model has no sparse layer: call dst.sparsify first")
     if couplings is None:
-        couplings = _trace(model, layers)
+        couplings = _trace(unwrap(model), layers)
     return topo.Network({n: layer.adjacency for n, layer in layers.items()}, couplings)
 
 
@@ -91,7 +105,9 @@ def _trace(model: nn.Module, layers: dict[str, SparseLinear]) -> list[topo.Coupl
     if isinstance(model, SparseLinear):
         return []
     try:
-        nodes = list(_Tracer().trace(model).nodes)
+        # a copy, whose tensors are shared: a model may keep what passes through it
+        tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        nodes = list(_Tracer().trace(copy.deepcopy(model, tensors)).nodes)
     except Exception as error:  # whatever the model's own code raises on symbolic inputs
         warnings.warn(
             f"the model cannot be traced ({type(error).__name__}), so each of its layers evolves "
@@ -115,7 +131,10 @@ def _trace(model: nn.Module, layers: dict[str, SparseLinear]) -> list[topo.Coupl
                 readers.setdefault(sources[0], []).append(name)
             signal[node] = frozenset({name})
         elif sources and _is_neuronwise(node, module, len(sources)):
-            signal[node] = frozenset().union(*sources)
+            together = frozenset().union(*sources)
+            signal[node] = together
+            if len({layers[n].out_features for n in together}) > 1:  # a product that broadcasts
+                open_ended.update(together)
         else:
             open_ended.update(*sources)
     times = Counter(name for names in readers for name in names)

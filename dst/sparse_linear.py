@@ -12,11 +12,14 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 import topo
-from dst._names import find
 from dst.initialization import SEED_NAME, swi
 from topo.adjacency import transpose
+from topo.names import find
 
 __all__ = ["SparseLinear", "make_adjacency"]
+
+_DTYPES = (torch.float32, torch.float64)
+_PRECISION = "the csr layout computes in float32 or float64"
 
 with warnings.catch_warnings():  # torch says once per process that CSR support is in beta
     warnings.simplefilter("ignore")
@@ -112,8 +115,10 @@ class SparseLinear(nn.Module):
             The weights, in row-major order.
         """
         dtype, device = linear.weight.dtype, linear.weight.device
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"the csr layout computes in float32 or float64, not {dtype}")
+        if dtype not in _DTYPES:
+            raise ValueError(f"{_PRECISION}, not {dtype}")
+        if device.type == "meta":
+            raise ValueError("the layer is on the meta device: give it storage first (to_empty)")
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.in_features, layer.out_features = linear.in_features, linear.out_features
@@ -170,6 +175,8 @@ class SparseLinear(nn.Module):
             raise ValueError(
                 f"expected inputs of shape (..., {self.in_features}), not {tuple(x.shape)}"
             )
+        if self.values.dtype not in _DTYPES:
+            raise ValueError(f"{_PRECISION}, not {self.values.dtype}")
         if torch.is_autocast_enabled(x.device.type):  # the kernels have no half precision
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(self.values.dtype))
@@ -205,26 +212,39 @@ class SparseLinear(nn.Module):
         self.register_buffer("t_order", _tensor(t_order, device), persistent=False)
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
-        indptr, indices = state_dict.get(f"{prefix}indptr"), state_dict.get(f"{prefix}indices")
-        values = state_dict.get(f"{prefix}values")
-        if (
-            indptr is not None
-            and indices is not None
-            and values is not None
-            and values.shape == self.values.shape
-        ):
+        # Values and topology are loaded together, or neither: kernels trust the indices.
+        names = [f"{prefix}{n}" for n in ("values", "indptr", "indices")]
+        values, indptr, indices = (state_dict.get(n) for n in names)
+        whole = values is not None and indptr is not None and indices is not None
+        if whole and values.shape == self.values.shape:
             shape = (self.out_features, self.in_features)
             arrays = (np.ones(len(indices), bool), indices.cpu().numpy(), indptr.cpu().numpy())
-            try:  # scipy and as_adjacency check every index: the sparse kernels do not
+            try:  # scipy and as_adjacency check every index
                 adjacency = topo.as_adjacency(sparse.csr_array(arrays, shape=shape))
+                if adjacency.nnz != len(values):
+                    raise ValueError(f"{adjacency.nnz} links for {len(values)} values")
             except ValueError as error:
-                raise ValueError(
-                    f"the topology of {prefix.rstrip('.')!r} is bad: {error}"
-                ) from None
+                raise ValueError(f"the topology of {prefix[:-1]!r} is bad: {error}") from None
             self._set_indices(adjacency, self.values.device)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        else:
+            state_dict = {k: v for k, v in state_dict.items() if k not in names}
+        ours = (state_dict, prefix, local_metadata, strict)
+        super()._load_from_state_dict(*ours, missing_keys, unexpected_keys, error_msgs)
+        if whole and values.shape != self.values.shape:
+            missing_keys[:] = [key for key in missing_keys if key not in names]
+            error_msgs.append(
+                f"layer {prefix[:-1]!r} has {self.values.numel()} links, the state {values.numel()}: "
+                "make the model with the density of the state"
+            )
 
 
 class _CSRLinear(torch.autograd.Function):
@@ -303,7 +323,9 @@ def make_adjacency(
         For an unknown name, a density outside (0, 1], a wrong shape, or a matrix whose number of
         links is not that of the density.
     """
-    given = sparse.issparse(topology) or isinstance(topology, (np.ndarray, list))
+    given = (
+        sparse.issparse(topology) or isinstance(topology, list) or hasattr(topology, "__array__")
+    )
     if given and density is None:
         adjacency = topo.as_adjacency(topology)
     else:

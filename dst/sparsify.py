@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 import topo
-from dst._names import find
 from dst.initialization import INITIALIZATIONS, SEED_NAME
 from dst.methods import METHODS, Method
 from dst.sparse_linear import SparseLinear, check_layout, make_adjacency
+from topo.names import find
 
 __all__ = ["linear_layers", "sparsify"]
 
@@ -157,6 +157,10 @@ def linear_layers(
         for parameter in module.parameters(recurse=False):
             users.setdefault(id(parameter), []).append(name)
     for name, layer in chosen.items():
+        if layer._parameters.get("weight") is None:
+            raise ValueError(f"layer {name!r} has a parametrized weight: remove that or exclude it")
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise ValueError(f"layer {name!r} has forward hooks, which would be lost: remove them")
         sharing = users[id(layer.weight)]
         if len(sharing) > 1:
             raise ValueError(

@@ -64,6 +64,11 @@ class HistoryWriter:
     network : Network
         The topology at step 0.
 
+    Attributes
+    ----------
+    network : Network
+        The latest topology.
+
     Raises
     ------
     HistoryError
@@ -88,7 +93,7 @@ class HistoryWriter:
                 f"{self.path} exists already: a history is never overwritten; "
                 "give another path or remove it"
             )
-        self._network = network
+        self.network = network
         self._updates = 0
         self._step = 0
         for part in ("events", "updates", "keyframes"):
@@ -135,7 +140,7 @@ class HistoryWriter:
         if isinstance(step, bool) or not isinstance(step, Integral) or step <= self._step:
             raise ValueError(f"step must be an integer after {self._step}, not {step!r}")
         step = int(step)
-        before = self._network
+        before = self.network
         same = [(n, a.shape) for n, a in before.layers.items()]
         if [(n, a.shape) for n, a in network.layers.items()] != same:
             raise ValueError(f"step {step}: the network must have the layers {before}")
@@ -151,7 +156,7 @@ class HistoryWriter:
             self._write("keyframes", step, keyframe_table(network))
         update = self._update_table(self._updates + 1, step, network, checked, overlap or {})
         self._write("updates", step, update)
-        self._network, self._step, self._updates = network, step, self._updates + 1
+        self.network, self._step, self._updates = network, step, self._updates + 1
 
     def keyframe(self, step: int, weights: Mapping[str, npt.ArrayLike] | None = None) -> None:
         """Record all present links, with their weights if given (one value per link).
@@ -165,7 +170,7 @@ class HistoryWriter:
         """
         if isinstance(step, bool) or not isinstance(step, Integral) or step < self._step:
             raise ValueError(f"step must be an integer from {self._step}, not {step!r}")
-        network = Network(self._network.layers, self._network.couplings, weights=weights)
+        network = Network(self.network.layers, self.network.couplings, weights=weights)
         self._write("keyframes", int(step), keyframe_table(network))
 
     @staticmethod
@@ -280,7 +285,7 @@ class History:
         step : int
             From 0.
         weights : bool
-            With the weights, too; for the steps that have a keyframe with weights
+            With the weights, too, in float32; for the steps that have a keyframe with weights
             (`weight_steps`).
 
         Raises

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Iterator
 from numbers import Integral, Real
@@ -17,6 +16,7 @@ from scipy import sparse
 from topo.absent import sample_absent
 from topo.adjacency import as_adjacency, from_links, links
 from topo.hashing import _U, bits, hash_links, stream, to_unit
+from topo.names import find
 from topo.parallel import map_threads, thread_count
 from topo.predictors import PREDICTORS, Predictor
 from topo.predictors._base import Layer
@@ -230,12 +230,7 @@ def _blocks(n_rows: int, width: int) -> Iterator[slice]:
 def _find(predictor: str | Predictor) -> Predictor:
     if isinstance(predictor, Predictor):
         return predictor
-    if isinstance(predictor, str) and predictor in PREDICTORS:
-        return PREDICTORS[predictor]
-    near = difflib.get_close_matches(str(predictor), PREDICTORS, 1, 0.0)
-    raise ValueError(
-        f"unknown predictor {predictor!r}: did you mean {near[0]!r}? Known: {', '.join(PREDICTORS)}"
-    )
+    return find(PREDICTORS, predictor, "predictor")
 
 
 def _as_rows(rows: npt.ArrayLike, n_out: int) -> npt.NDArray[np.int64]:

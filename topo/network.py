@@ -127,6 +127,7 @@ class Network:
         """
         layers = {}
         for name, mask in masks.items():
+            mask = getattr(mask, "detach", lambda mask=mask: mask)()  # a torch parameter
             values = mask.tocsr() if sparse.issparse(mask) else np.asarray(mask)
             if values.dtype.kind not in "biuf":
                 raise ValueError(f"layer {name!r} holds {values.dtype}, not numbers")

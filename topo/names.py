@@ -21,6 +21,6 @@ def find(registry: Mapping[str, T], name: object, kind: str) -> T:
 def unknown(name: object, known: Iterable[str], kind: str) -> str:
     """Say that a name is unknown, which one is nearest, and which there are."""
     names = list(known)
-    near = difflib.get_close_matches(str(name), names, 1, 0.5)
+    near = difflib.get_close_matches(str(name), names, 1, 0.3)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}:{hint} known are {', '.join(names)}"
