@@ -71,7 +71,16 @@ def curves(data: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str = "method") 
     """
     for i, (label, group) in enumerate(data.groupby(by, sort=False)):
         colour = COLOURS[i % len(COLOURS)]
-        ax.plot(group[x], group[y], color=colour, ls=_DASHES[i % len(_DASHES)], label=str(label))
+        few = group[y].notna().sum() < 5  # one point makes no line
+        ax.plot(
+            group[x],
+            group[y],
+            color=colour,
+            ls=_DASHES[i % len(_DASHES)],
+            marker="o" if few else "",
+            ms=4,
+            label=str(label),
+        )
         if f"{y}_std" in group:
             spread = group[f"{y}_std"].fillna(0.0)
             ax.fill_between(
@@ -158,4 +167,8 @@ def degree_distribution(
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, 0.8), max(high, 1.25))
+    ax.set_ylim(top=1.3)
     return ax

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from scipy.sparse import csr_array
 
 import topo
 from analysis import figures
@@ -58,6 +59,9 @@ def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
     Path
         The file.
     """
+    file = Path(out)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: --out names the HTML file")
     sparse = {label: runs for label, runs in groups.items() if runs[0].history is not None}
     with figures.style():
         plots = [_learning(groups)]
@@ -67,20 +71,18 @@ def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
     if sparse:
         tables.append(_fits(sparse))
     page = _page(groups, tables, plots)
-    file = Path(out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as f:
-        f.write(page)
-    Path(f.name).chmod(0o644)
-    return Path(f.name).replace(file)
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    return temporary.replace(file)
 
 
 def _comparison(groups: Groups) -> _Item:
-    seeds = {len(runs) for runs in groups.values()}
-    spread = "± one standard deviation over seeds" if max(seeds) > 1 else "one seed"
+    several = max(len(runs) for runs in groups.values()) > 1
+    spread = "mean ± standard deviation over runs that differ in the seed; " if several else ""
     return _Item(
         "Comparison of the methods",
-        f"Test accuracy after the last epoch ({spread}; no epoch was picked by its test score). "
+        f"Test accuracy after the last epoch ({spread}no epoch was picked by its test score). "
         "Density, links, active neurons and overlap are of the hidden layers, the classifier stays "
         "dense. Active neurons: share that has a link after network percolation. ELM overlap: "
         "share of regrown links that the same update had removed, mean over layers and updates. "
@@ -105,17 +107,21 @@ def _learning(groups: Groups) -> _Item:
     for ax, column, title in zip(axes, columns, titles, strict=True):
         figures.curves(data, "epoch", column, ax)
         ax.set(title=title, xlabel="epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax in axes[:2]:
-        ax.set(ylabel="cross-entropy (nats)", yscale="log")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if data["epoch"].max() == 1:
+            ax.set_xticks([1])
+    for ax, column in zip(axes[:2], columns[:2], strict=True):
+        scale = "log" if data[column].min() > 0 else "linear"
+        ax.set(ylabel="cross-entropy (nats)", yscale=scale)
     final = data.groupby("method")["test_accuracy"].last()
-    low = max(0.0, 1.0 - 4 * (1.0 - final.min()))
+    low = max(0.0, min(0.9, 1.0 - 4 * (1.0 - final.min())))
+    cut = f" Panel c is cut off below {low:.0%}." if data["test_accuracy"].min() < low else ""
     axes[2].set(ylabel="accuracy", ylim=(low, 1.0 + 0.02 * (1.0 - low)))
     axes[2].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[2].legend(loc="lower right")
     return _Item(
         "Learning curves",
-        f"{_lines(groups)} Panel c is cut off below {low:.0%}.",
+        _lines(groups) + cut,
         _svg(figure, "training loss, test loss and test accuracy over epochs"),
     )
 
@@ -142,9 +148,12 @@ def _evolution(groups: Groups) -> _Item:
     axes = figure.subplots(1, 3)
     figures.curves(data, "step", "density", axes[0])
     axes[0].set(title="a  Density", ylabel="density", yscale="log")
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     lowest = data["density"].min()
-    axes[0].set_yticks([t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if t >= lowest / 1.5])
+    decades = range(int(np.floor(np.log10(lowest))), 1)
+    ticks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
+    axes[0].set_yticks([t for t in ticks if lowest / 1.5 <= t <= 1])
+    axes[0].set_ylim(lowest / 1.4, 1.2)
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes[0].minorticks_off()
     figures.curves(data, "step", "elm_overlap", axes[1])
     axes[1].set(title="b  ELM overlap", ylabel="regrown links just removed")
@@ -158,7 +167,9 @@ def _evolution(groups: Groups) -> _Item:
     for ax in axes:
         ax.set_xlabel("optimizer step")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0].legend(loc="center right")
+    low, high = axes[2].get_ylim()
+    axes[2].set_ylim(max(low, -0.01), min(high, 1.005))
+    axes[0].legend(loc="best")
     return _Item(
         "The topology as it evolves",
         f"{_lines(groups)} Density and ELM overlap are means over the hidden layers, at the start "
@@ -174,35 +185,34 @@ def _adjacency(groups: Groups) -> _Item:
         history = runs[0].history
         assert history is not None
         pictures += [(label, "start", history.at(0)), (label, "end", history.at(history.steps[-1]))]
-    names = list(pictures[0][2].layers)
+    columns = max(len(network.layers) for _, _, network in pictures)
     density = max(n.density for _, _, n in pictures)
     vmax = min(1.0, 5 * density)
-    figure = Figure(figsize=(2.9 * len(names) + 0.6, 2.35 * len(pictures)), layout="constrained")
-    axes = figure.subplots(len(pictures), len(names), squeeze=False)
+    figure = Figure(figsize=(2.9 * columns + 0.6, 2.35 * len(pictures)), layout="constrained")
+    axes = figure.subplots(len(pictures), columns, squeeze=False)
     for row, (label, when, network) in enumerate(pictures):
-        for ax, name in zip(axes[row], names, strict=True):
-            figures.adjacency(network.layers[name], ax, vmax=vmax)
+        for ax, (name, layer) in _panels(axes[row], network):
+            figures.adjacency(layer, ax, vmax=vmax)
+            ax.set_xlabel("input neuron")
             ax.set_title(f"{label}, {when}: {name}")
         axes[row][0].set_ylabel("output neuron")
-    for ax in axes[-1]:
-        ax.set_xlabel("input neuron")
     bar = figure.colorbar(axes[0][0].images[0], ax=axes, shrink=0.25, aspect=14, pad=0.01)
     bar.set_label("density of a tile", fontsize=8.5)
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     bar.outline.set_visible(False)
     first = {label: runs[0].seed for label, runs in groups.items()}
     seeds = ", ".join(f"{label} seed {seed}" for label, seed in first.items())
     return _Item(
         "Adjacency matrices at the start and the end",
-        f"Each layer's links ({seeds}) as the density of tiles of neurons; black is {vmax:.0%} and "
-        "more. The diagonal of a small-world start is its ring lattice. Stripes are neurons with "
-        "more links than others: vertical ones inputs, horizontal ones outputs.",
+        f"Each layer's links ({seeds}) as the density of tiles of neurons; black is "
+        f"{100 * vmax:.2g} % and more. The diagonal of a small-world start is its ring lattice. "
+        "Stripes are neurons with more links than others: vertical ones inputs, horizontal ones outputs.",
         _svg(figure, "adjacency matrices of every sparse layer at the start and the end"),
     )
 
 
 def _degrees(groups: Groups) -> _Item:
-    columns = len(next(iter(groups.values()))[0].config["model"]["hidden"])
+    columns = max(len(runs[0].config["model"]["hidden"]) for runs in groups.values())
     panels = [(label, side) for label in groups for side in SIDES]
     figure = Figure(figsize=(2.9 * columns + 0.6, 2.3 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), columns, squeeze=False)
@@ -210,8 +220,8 @@ def _degrees(groups: Groups) -> _Item:
         history = groups[label][0].history
         assert history is not None
         start, end = history.at(0), history.at(history.steps[-1])
-        for ax, name in zip(axes[row], end.layers, strict=True):
-            now = degrees(end.layers[name], side)
+        for ax, (name, layer) in _panels(axes[row], end):
+            now = degrees(layer, side)
             figures.degree_distribution(
                 degrees(start.layers[name], side), ax, label="start", colour="#888888", dashes=":"
             )
@@ -229,6 +239,15 @@ def _degrees(groups: Groups) -> _Item:
         "law where the data support one; Table 2 says why there is none elsewhere.",
         _svg(figure, "degree distributions of both sides of every sparse layer"),
     )
+
+
+def _panels(
+    axes: Sequence[Axes], network: topo.Network
+) -> Iterator[tuple[Axes, tuple[str, csr_array]]]:
+    """Axes and layers side by side; what no layer needs is blank."""
+    for ax in axes[len(network.layers) :]:
+        ax.set_axis_off()
+    yield from zip(axes, network.layers.items(), strict=False)
 
 
 def _fits(groups: Groups) -> _Item:
@@ -268,8 +287,11 @@ def _over_seeds(data: pd.DataFrame, x: str, columns: list[str]) -> pd.DataFrame:
 
 
 def _lines(groups: Groups) -> str:
-    seeds = max(len(runs) for runs in groups.values())
-    return f"Mean over {seeds} seeds, band: one standard deviation." if seeds > 1 else "One seed."
+    counts = {len(runs) for runs in groups.values()}
+    if counts == {1}:
+        return "One run of each method."
+    how_many = f"{counts.pop()} runs" if len(counts) == 1 else "the runs of each method"
+    return f"Mean over {how_many}, band: one standard deviation."
 
 
 def _svg(figure: Figure, description: str) -> str:
@@ -297,19 +319,22 @@ def _html_table(table: pd.DataFrame, text: set[str] | None = None) -> str:
 
 def _page(groups: Groups, tables: list[_Item], plots: list[_Item]) -> str:
     runs = [run for group in groups.values() for run in group]
-    first = runs[0]
-    machine = first.summary["run"]
-    data, hidden = first.config["data"]["name"], first.config["model"]["hidden"]
+    data = _all({r.config["data"]["name"] for r in runs})
+    hidden = _all({", ".join(map(str, r.config["model"]["hidden"])) for r in runs}, " or ")
+    machine = [r.summary["run"] for r in runs]
     title = f"Sparse training on {data}: {', '.join(groups)}"
     densities = sorted({r.summary["density"] for r in runs if r.summary["density"] < 1})
-    sparsity = ", ".join(f"{100 * (1 - d):.3g} %" for d in densities)
+    sparsity = _all({f"{100 * (1 - d):.3g} %" for d in densities})
+    many = len(runs) > 1
     lead = (
-        f"{len(runs)} runs of a multilayer perceptron with hidden layers of "
-        f"{', '.join(map(str, hidden))} neurons on the data set {data}"
+        f"{len(runs)} run{'s' * many} of multilayer perceptrons with "
+        f"hidden layers of {hidden} neurons on the data set {data}"
         + (f"; the sparse ones at {sparsity} sparsity" if densities else "")
-        + f". epitopo {machine['versions']['epitopo']}, torch {machine['versions']['torch']}, "
-        f"Python {machine['versions']['python']}, on {machine['threads']} "
-        f"{machine['device'].upper()} threads."
+        + f". epitopo {_all({m['versions']['epitopo'] for m in machine})}, "
+        f"torch {_all({m['versions']['torch'] for m in machine})}, "
+        f"Python {_all({m['versions']['python'] for m in machine})}, "
+        f"{_all({m['device'].upper() for m in machine})}, "
+        f"threads: {_all({str(m['threads']) for m in machine})}."
     )
     sections = [_section("Table", 1, tables[0])]
     sections += [_section("Figure", i, plot) for i, plot in enumerate(plots, start=1)]
@@ -328,6 +353,10 @@ def _page(groups: Groups, tables: list[_Item], plots: list[_Item]) -> str:
         configs=configs,
         version=escape(topo.__version__),
     )
+
+
+def _all(values: set[str], between: str = ", ") -> str:
+    return between.join(sorted(values))
 
 
 def _section(kind: str, number: int, item: _Item) -> str:

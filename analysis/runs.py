@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,22 @@ import topo
 
 __all__ = ["Run", "RunError", "find_runs"]
 
+_CONFIG = {
+    "preset": None,
+    "seed": None,
+    "data": {"name": None},
+    "model": {"hidden": None},
+    "sparsity": {"method": None},
+}
+_SUMMARY = {
+    "score": {"final": None},
+    **dict.fromkeys(("density", "active_neuron_rate", "links")),
+    "run": {
+        **dict.fromkeys(("seconds", "samples_per_second", "device", "threads", "command")),
+        "versions": dict.fromkeys(("epitopo", "python", "torch")),
+    },
+}
+_METRICS = ("step", "epoch", "train_loss", "test_loss", "test_accuracy")
 _DISPLAY = {None: "dense", "set": "SET", "chts": "CHTs"}
 
 
@@ -59,16 +75,9 @@ class Run:
             raise RunError(f"no run in {folder}: no such folder")
         if not (folder / "summary.json").is_file():
             raise RunError(f"no finished run in {folder}: it has no summary.json")
-        file = folder
-        try:
-            config = yaml.safe_load((file := folder / "config.yaml").read_text())
-            summary = json.loads((file := folder / "summary.json").read_text())
-            lines = (file := folder / "metrics.jsonl").read_text().splitlines()
-            metrics = pd.DataFrame([json.loads(line) for line in lines])
-            config["sparsity"]["method"], summary["score"]["final"], metrics["test_accuracy"]
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{file} is damaged ({reason}): train the run again") from None
+        config = _read(folder / "config.yaml", yaml.safe_load, _CONFIG)
+        summary = _read(folder / "summary.json", json.loads, _SUMMARY)
+        metrics = _read(folder / "metrics.jsonl", _lines, dict.fromkeys(_METRICS))
         return cls(folder, config, summary, metrics)
 
     @cached_property
@@ -104,12 +113,12 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, list[Run]]:
     RunError
         If a folder holds no run.
     """
-    runs: list[Run] = []
+    folders: dict[Path, Path] = {}  # each run once, however often it is named
     for path in map(Path, paths):
         below = sorted(p.parent for p in path.glob("*/summary.json"))
-        runs += [Run.open(p) for p in (below or [path])]
+        folders |= {p.resolve(): p for p in (below or [path])}
     groups: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in map(Run.open, folders.values()):
         shared = {k: v for k, v in run.config.items() if k != "seed"}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
     known = list(_DISPLAY.values())
@@ -117,9 +126,32 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, list[Run]]:
         groups.values(),
         key=lambda g: known.index(g[0].method) if g[0].method in known else len(known),
     )
-    labels = [g[0].method for g in ordered]
-    if len(set(labels)) < len(labels):
-        labels = [f"{g[0].method} ({g[0].config.get('preset') or g[0].path.name})" for g in ordered]
-    if len(set(labels)) < len(labels):
-        labels = [f"{g[0].method} ({g[0].path.name})" for g in ordered]
-    return dict(zip(labels, ordered, strict=True))
+    labels = [
+        [g[0].method for g in ordered],
+        [f"{g[0].method} ({g[0].config['preset']})" for g in ordered],
+        [f"{g[0].method} ({g[0].path.name})" for g in ordered],
+        [f"{g[0].method} ({g[0].path})" for g in ordered],
+    ]
+    unique = next(names for names in labels if len(set(names)) == len(names))
+    return dict(zip(unique, ordered, strict=True))
+
+
+def _lines(text: str) -> pd.DataFrame:
+    return pd.DataFrame([json.loads(line) for line in text.splitlines()])
+
+
+def _read(file: Path, parse: Callable[[str], Any], keys: Mapping[str, Any]) -> Any:
+    """Parse a file and see that it holds what is read from it, nested keys included."""
+    try:
+        content = parse(file.read_text())
+        todo = [(content, keys)]
+        while todo:
+            part, wanted = todo.pop()
+            missing = [key for key in wanted if key not in part]
+            if missing:
+                raise ValueError(f"it has no {missing[0]!r}")
+            todo += [(part[key], inner) for key, inner in wanted.items() if inner]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{file} is damaged ({reason}): train the run again") from None
+    return content

@@ -67,7 +67,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "method": row["method"],
-                "seeds": row["runs"],
+                "runs": row["runs"],
                 "test accuracy (%)": f"{100 * row['accuracy']:.2f}{spread}",
                 "density (%)": f"{100 * row['density']:.2f}",
                 "active neurons (%)": f"{100 * row['active_neuron_rate']:.1f}",

@@ -49,20 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
                 named = find(PRESETS, options.train.preset, "preset")
                 trainer.set_defaults(_flat(asdict(named)))
                 options = parser.parse_args(arguments)
-        except (ArgumentError, TypeError) as error:
+            chosen = options[options.command]
+            built = trainer.instantiate(chosen) if options.command == "train" else None
+        except ArgumentError as error:
             raise ValueError(_explain(str(error), trainer)) from None
-        chosen = options[options.command]
+        except TypeError:
+            raise ValueError(
+                "data, model, sparsity and optimizer are groups of keys: sparsity: {density: 0.1}"
+            ) from None
         command = shlex.join(["epitopo", *arguments])
         match options.command:
             case "train":
-                built = trainer.instantiate(chosen)
                 config = Config(**{f.name: built[f.name] for f in fields(Config)})
                 _train(chosen.preset, config, chosen.out, command)
             case "demo":
                 _demo(Path(chosen.out), range(chosen.seeds), command)
             case "presets":
-                for name, preset in PRESETS.items():
-                    print(f"{name:24}{_in_a_line(preset)}")
+                for name, known in PRESETS.items():
+                    print(f"{name:24}{_in_a_line(known)}")
             case "data":
                 _data(chosen.name)
             case "bench":

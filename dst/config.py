@@ -69,7 +69,7 @@ class SparsityConfig:
     """
 
     method: str | None = None
-    density: float = 0.05
+    density: float = 1.0
     topology: str | None = None
     init: str | None = None
     every: int | None = None
@@ -77,6 +77,11 @@ class SparsityConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.density <= 1, "sparsity.density", self.density, "in (0, 1]")
+        if self.method is None and self.density != 1:
+            raise ValueError(
+                f"sparsity.density is {self.density!r} but sparsity.method is null, which trains "
+                "the dense network: name a method (such as chts), or leave the density at 1"
+            )
         if self.every is not None:
             _require(self.every >= 1, "sparsity.every", self.every, "at least 1")
 

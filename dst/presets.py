@@ -17,14 +17,14 @@ def _presets() -> dict[str, Config]:
         presets[f"digits-{name}"] = Config(
             data=DataConfig("digits"),
             model=ModelConfig([512, 512, 512]),
-            sparsity=SparsityConfig(method, density=0.05),
+            sparsity=SparsityConfig(method, density=0.05 if method else 1.0),
             optimizer=OptimizerConfig(epochs=40, lr=0.05),
         )
         for data, hidden in _IMAGES.items():
             presets[f"{data}-{name}"] = Config(
                 data=DataConfig(data),
                 model=ModelConfig(hidden),
-                sparsity=SparsityConfig(method, density=0.01),
+                sparsity=SparsityConfig(method, density=0.01 if method else 1.0),
                 optimizer=OptimizerConfig(epochs=100),
             )
     return dict(sorted(presets.items()))

@@ -223,15 +223,16 @@ class SparseLinear(nn.Module):
     ) -> None:
         # Values and topology are loaded together, or neither: kernels trust the indices.
         names = [f"{prefix}{n}" for n in ("values", "indptr", "indices")]
-        values, indptr, indices = (state_dict.get(n) for n in names)
-        whole = values is not None and indptr is not None and indices is not None
-        if whole and values.shape == self.values.shape:
+        whole = all(name in state_dict for name in names)
+        links = len(state_dict[names[0]]) if whole else 0
+        if links == self.values.numel():
+            indptr, indices = (state_dict[name].cpu().numpy() for name in names[1:])
             shape = (self.out_features, self.in_features)
-            arrays = (np.ones(len(indices), bool), indices.cpu().numpy(), indptr.cpu().numpy())
+            arrays = (np.ones(len(indices), dtype=np.bool_), indices, indptr)
             try:  # scipy and as_adjacency check every index
                 adjacency = topo.as_adjacency(sparse.csr_array(arrays, shape=shape))
-                if adjacency.nnz != len(values):
-                    raise ValueError(f"{adjacency.nnz} links for {len(values)} values")
+                if adjacency.nnz != links:
+                    raise ValueError(f"{adjacency.nnz} links for {links} values")
             except ValueError as error:
                 raise ValueError(f"the topology of {prefix[:-1]!r} is bad: {error}") from None
             self._set_indices(adjacency, self.values.device)
@@ -239,10 +240,10 @@ class SparseLinear(nn.Module):
             state_dict = {k: v for k, v in state_dict.items() if k not in names}
         ours = (state_dict, prefix, local_metadata, strict)
         super()._load_from_state_dict(*ours, missing_keys, unexpected_keys, error_msgs)
-        if whole and values.shape != self.values.shape:
+        if whole and links != self.values.numel():
             missing_keys[:] = [key for key in missing_keys if key not in names]
             error_msgs.append(
-                f"layer {prefix[:-1]!r} has {self.values.numel()} links, the state {values.numel()}: "
+                f"layer {prefix[:-1]!r} has {self.values.numel()} links, the state {links}: "
                 "make the model with the density of the state"
             )
 

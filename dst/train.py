@@ -24,6 +24,7 @@ from dst.config import Config
 from dst.datasets import load
 from dst.evolver import Evolver
 from dst.graph import network, sparse_layers
+from dst.methods import METHODS
 from dst.sparsify import linear_layers, sparsify
 
 __all__ = ["claim", "evaluate", "learning_rate", "mlp", "sample_order", "train"]
@@ -83,9 +84,15 @@ def train(
     every = config.sparsity.every or batches
 
     claim(out)
-    layout = "dense" if config.sparsity.method is None else "csr"
     resolved = asdict(config)
-    resolved["sparsity"] |= {"every": every, "layout": layout}
+    if config.sparsity.method is not None:
+        start = METHODS[config.sparsity.method].start
+        resolved["sparsity"] |= {
+            "topology": config.sparsity.topology or start.topology,
+            "init": config.sparsity.init or start.init,
+            "every": every,
+            "layout": "csr",
+        }
     (out / "config.yaml").write_text(
         yaml.safe_dump({"preset": preset, **resolved}, sort_keys=False)
     )
@@ -143,7 +150,7 @@ def train(
             if not np.isfinite(line["train_loss"]):
                 raise ValueError(
                     f"the loss is {line['train_loss']} in epoch {epoch + 1}: "
-                    f"lower optimizer.lr ({config.optimizer.lr})"
+                    f"lower optimizer.lr ({config.optimizer.lr}); what was logged is in {out}"
                 )
             bar.update(batches)
             bar.set_postfix(loss=f"{line['train_loss']:.3f}", accuracy=f"{accuracy:.1%}")

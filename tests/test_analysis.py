@@ -177,3 +177,76 @@ def test_curves_have_a_band():
     assert [line.get_label() for line in ax.lines] == ["a", "b"]
     assert len(ax.collections) == 2
     assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
+
+
+# odd runs
+
+
+def check_pictures(monkeypatch):
+    """See to it that every panel of every figure shows something, inside its frame."""
+
+    def inspect(figure, description):
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            if not ax.axison or ax.get_label() == "<colorbar>":
+                continue
+            shown = [bool(ax.images), bool(ax.texts)]
+            for line in ax.lines:
+                x, y = (np.asarray(v, float) for v in line.get_data())
+                (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+                inside = (left <= x) & (x <= right) & (low <= y) & (y <= high)
+                shown.append(inside.sum() >= (1 if line.get_marker() not in ("", "None") else 2))
+            assert any(shown), f"{description}: {ax.get_title(loc='left')}"
+            assert ax.get_xlabel()
+        return "<img alt=''>"
+
+    monkeypatch.setattr("analysis.report._svg", inspect)
+
+
+ODD = {
+    "one epoch": ["digits-chts", "--optimizer.epochs", "1"],
+    "two epochs": ["digits-set", "--optimizer.epochs", "2"],
+    "one hidden layer": ["digits-chts", "--model.hidden", "[30]"],
+    "density 1": ["digits-set", "--sparsity.density", "1.0"],
+    "very sparse": ["digits-chts", "--sparsity.density", "0.002"],
+    "static": ["digits-static"],
+    "no updates": ["digits-set", "--sparsity.every", "1000"],
+    "dense": ["digits-dense"],
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    base = ["--model.hidden", "[40,30]", "--optimizer.epochs", "3", "--data.batch_size", "512"]
+    for name, (preset, *options) in ODD.items():
+        arguments = ["train", preset, *base, *options, "--out", str(folder / name)]
+        assert dst(arguments) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_report_of_an_odd_run_has_no_empty_figure(odd, name, tmp_path, monkeypatch):
+    check_pictures(monkeypatch)
+    page = analysis.write_report(analysis.find_runs([odd / name]), tmp_path / "r.html").read_text()
+    assert "1 run of" in page
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_report_of_everything_at_once(odd, backwards, tmp_path, monkeypatch):
+    check_pictures(monkeypatch)
+    folders = sorted(odd.iterdir(), reverse=backwards)
+    groups = analysis.find_runs([*folders, odd])  # each twice
+    assert sum(map(len, groups.values())) == len(ODD)
+    page = analysis.write_report(groups, tmp_path / "r.html").read_text()
+    assert "30 or 40, 30 neurons" in page
+
+
+def test_no_group_is_lost_when_names_agree(odd, tmp_path):
+    import shutil
+
+    for parent, run in (("a", "static"), ("b", "static")):
+        shutil.copytree(odd / run, tmp_path / parent / "same")
+    config = tmp_path / "b" / "same" / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.05", "lr: 0.06"))
+    assert len(analysis.find_runs([tmp_path / "a", tmp_path / "b"])) == 2

@@ -80,6 +80,22 @@ def test_a_yaml_file_and_the_command_line_override_the_preset(tmp_path):
     assert config["optimizer"]["momentum"] == PRESETS["digits-set"].optimizer.momentum
 
 
+def test_the_preset_may_stand_anywhere(runs, tmp_path):
+    r = str(tmp_path / "r")
+    assert dst(["train", "--seed", "1", "--out", r, *SMALL, "digits-chts"]) == 0
+    again = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    assert again == yaml.safe_load((runs / "chts-1" / "config.yaml").read_text())
+
+
+def test_a_runs_own_config_makes_it_again(runs, tmp_path):
+    config = str(runs / "set-1" / "config.yaml")
+    assert dst(["train", "--config", config, "--out", str(tmp_path / "r")]) == 0
+    assert (tmp_path / "r" / "config.yaml").read_text() == (
+        runs / "set-1" / "config.yaml"
+    ).read_text()
+    assert topo.History.open(tmp_path / "r").at(24) == topo.History.open(runs / "set-1").at(24)
+
+
 def test_presets_and_data_are_listed(capsys):
     assert dst(["presets"]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == set(PRESETS)
@@ -120,6 +136,9 @@ def test_table_and_report(runs, tmp_path, capsys):
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train"], "required: train.preset"),
         (["train", "digits-cths"], "unknown preset 'digits-cths': did you mean 'digits-chts'?"),
+        (["train", "--seed", "1", "digits-cths"], "did you mean 'digits-chts'?"),
+        (["train", "digits-dense", "--sparsity.density", "0.1"], "sparsity.method is null"),
+        (["demo", "--seeds", "0"], "--seeds must be at least 1"),
         (["train", "digits-set", "--sparsity.densty", "0.1"], "did you mean '--sparsity.density'?"),
         (["train", "digits-set", "--sparsity.density", "0"], "must be in (0, 1], not 0"),
         (["train", "digits-set", "--sparsity.density", "1.5"], "must be in (0, 1], not 1.5"),
@@ -159,7 +178,10 @@ def test_a_bad_key_in_a_yaml_file_is_named(tmp_path, capsys):
     assert train(tmp_path / "r", "digits-set", "--config", str(tmp_path / "c.yaml")) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "epoch" in message
+    assert "did you mean 'optimizer.epochs'?" in message
+    (tmp_path / "c.yaml").write_text("sparsity: 3\n")
+    assert train(tmp_path / "r", "digits-set", "--config", str(tmp_path / "c.yaml")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "r").exists()
 
 
@@ -168,6 +190,12 @@ def test_a_run_folder_that_exists_is_left_alone(tmp_path, capsys):
     assert train(tmp_path) == 2
     assert f"{tmp_path} exists already: give another --out" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_report_is_no_folder(runs, tmp_path, capsys):
+    assert analysis(["report", str(runs / "set-0"), "--out", str(tmp_path)]) == 2
+    assert "is a folder: --out names the HTML file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
@@ -181,6 +209,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     [
         (lambda r: (r / "summary.json").unlink(), "no finished run in"),
         (lambda r: (r / "summary.json").write_text("{"), "summary.json is damaged"),
+        (lambda r: (r / "summary.json").write_text("{}"), "it has no 'score'"),
+        (lambda r: (r / "config.yaml").write_text("[]"), "config.yaml is damaged"),
         (lambda r: (r / "metrics.jsonl").write_text("x"), "metrics.jsonl is damaged"),
         (lambda r: (r / "config.yaml").write_text("[1"), "config.yaml is damaged"),
         (lambda r: (r / "topology" / "_meta.json").unlink(), "no history in"),

@@ -79,9 +79,8 @@ def by_hand(topology, values, method, momentum=None):
 
 
 def test_an_update_solved_by_hand():
-    # The two smallest weights, 0.1 and -0.2, go. What is left is the path u0 - v0 - u1 - v1, so
-    # the one absent link with a path of length three is (v1, u0); the second link to grow is
-    # random among the other absent ones.
+    # The two smallest weights, 0.1 and -0.2, go. What is left, u0 and u1 on v0, has no path of
+    # length three, so both links to grow are random among the absent ones.
     layer, _, update = by_hand(
         [[1, 1, 0], [0, 1, 0], [0, 0, 1]],
         [1.0, -2.0, 0.1, -0.2],
@@ -93,6 +92,9 @@ def test_an_update_solved_by_hand():
     assert (record.links, record.removed, record.percolated, record.grown) == (4, 2, 0, 2)
     dense = layer.to_dense()
     assert dense[0, :2].tolist() == [1.0, -2.0]  # survivors keep their weights
+    adjacency = layer.adjacency.toarray()
+    assert adjacency[0, :2].all()
+    assert adjacency.sum() == 4
 
 
 def test_top_k_regrowth_by_hand():
@@ -125,27 +127,25 @@ def test_a_link_removed_and_regrown_keeps_weight_and_state():
 
 
 def test_percolated_links_are_regrown_elsewhere():
-    # Without the weight 0.1, hidden neuron 0 has no outgoing link: its two incoming links go.
+    # The smallest weight of layer 2 is the only link out of hidden neuron 0, whose two links into
+    # it are then percolated; layer 0 itself removes its smallest weight, into hidden neuron 1.
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 3))
     dst.sparsify(
         model,
-        {"0": 4 / 6, "2": 4 / 6},
+        4 / 6,
         topology={"0": [[1, 1, 0], [0, 1, 1]], "2": [[0, 1], [1, 1], [0, 1]]},
-        init=lambda linear, adjacency, key: np.where(adjacency.indices == 0, 0.1, 1.0),
+        init=lambda linear, adjacency, key: (
+            [1.0, 1.0, 0.1, 1.0] if adjacency.shape == (2, 3) else [1.0, 0.1, 1.0, 1.0]
+        ),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with torch.no_grad():
-        model[0].values.fill_(1.0)
     method = hand_method(churn=constant(0.25), percolates=True)
-    evolver = dst.Evolver(model, optimizer, method, every=1, total_steps=4)
-    update = evolver.step()
-    assert update.layers["2"].removed == 1
-    first = update.layers["0"]
-    assert (first.removed, first.percolated, first.grown, first.links) in {
-        (1, 1, 2, 4),
-        (1, 2, 3, 4),
-    }
+    update = dst.Evolver(model, optimizer, method, every=1, total_steps=4).step()
+    first, second = update.layers["0"], update.layers["2"]
+    assert (first.removed, first.percolated, first.grown, first.links) == (1, 2, 3, 4)
+    assert (second.removed, second.percolated, second.grown, second.links) == (1, 0, 1, 4)
+    assert model[0].to_dense()[1, 2] == 1.0  # the one that nothing touched
 
 
 # every method
@@ -300,6 +300,19 @@ def test_history_with_weights(tmp_path):
         assert np.array_equal(recorded.weights[name].toarray(), layer.to_dense().numpy())
 
 
+def test_a_history_that_cannot_be_written_leaves_the_model_as_recorded(tmp_path, monkeypatch):
+    model, _, evolver = start("set", every=1, history=tmp_path / "h")
+    before = dst.network(model)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("topo.history.write_part", full)
+    with pytest.raises(OSError, match="no space"):
+        evolver.step()
+    assert dst.network(model) == before
+
+
 # refusals
 
 
@@ -357,6 +370,11 @@ def test_t_end():
         hand_method(t_end=1.5)
     model = make_model()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    for t_end, every, total, last in ((0.75, 10, 100, 70), (1.0, 10, 100, 90), (1.0, 200, 100, 0)):
+    for t_end, every, total, last in (
+        (0.75, 10, 100, 70),
+        (1.0, 10, 100, 90),
+        (1.0, 200, 100, 0),
+        (0.7, 7, 90, 63),
+    ):
         method = hand_method(t_end=t_end)
         assert dst.Evolver(model, optimizer, method, every=every, total_steps=total).last == last

@@ -347,6 +347,13 @@ def test_masks_of_any_sparse_format():
             topo.Network.from_masks({"fc": bad})
 
 
+def test_masks_may_be_torch_parameters():
+    import torch
+
+    layer = torch.nn.Linear(3, 2)
+    assert topo.Network.from_masks({"fc": layer.weight}).layers["fc"].shape == (2, 3)
+
+
 def test_names_are_checked():
     with pytest.raises(ValueError, match="named by a string, not 0"):
         topo.Network({0: np.eye(2)})

@@ -147,6 +147,27 @@ def test_a_damaged_state_dict_is_refused_and_changes_nothing(key, index, value):
     assert np.array_equal(layer.adjacency.toarray(), before)
 
 
+def test_a_state_with_other_links_or_without_them_changes_nothing():
+    layer, x = make(density=0.2), torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
+    expected, saved = layer(x), layer.adjacency
+    state = make(density=0.8, seed=1).state_dict()
+    with pytest.raises(RuntimeError, match="has 7 links, the state 28: make the model"):
+        layer.load_state_dict(state)
+    part = {k: v for k, v in make(density=0.2, seed=1).state_dict().items() if k != "values"}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        layer.load_state_dict(part)
+    assert "values" in layer.load_state_dict(part, strict=False).missing_keys
+    assert np.array_equal(saved.toarray(), layer.adjacency.toarray())
+    torch.testing.assert_close(layer(x) - layer.bias, expected - make(density=0.2).bias)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.to_dense().sum(0).expand(3, 7))
+
+
+def test_half_precision_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"float32 or float64, not torch\.bfloat16"):
+        make().bfloat16()(torch.ones(1, 7, dtype=torch.bfloat16))
+
+
 def test_initial_values_are_a_function_of_the_seed():
     torch.manual_seed(0)
     first = make(seed=3)

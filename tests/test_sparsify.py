@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import dst
 import topo
@@ -105,6 +106,11 @@ class Shared(nn.Module):
         self.a = self.b = nn.Linear(4, 4)
 
 
+def hooked(m):
+    m[0].register_forward_hook(lambda *_: None)
+    return m
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
@@ -126,6 +132,9 @@ class Shared(nn.Module):
         (Tied, {"density": 0.5}, "'head' shares its weight"),
         (Shared, {"density": 0.5}, "shares its weight"),
         (lambda: model().half(), {"density": 0.5}, "float16"),
+        (lambda: model().to("meta"), {"density": 0.5}, "meta device"),
+        (lambda: nn.Sequential(weight_norm(nn.Linear(4, 4))), {"density": 0.5}, "Linear layer"),
+        (lambda: hooked(model()), {"density": 0.5}, "layer '0' has forward hooks"),
     ],
 )
 def test_what_is_refused_changes_nothing(make, arguments, message):
@@ -172,6 +181,16 @@ class Fan(nn.Module):
         return self.b(hidden), self.c(hidden)
 
 
+class ScalarGate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 1), nn.Linear(6, 9), nn.Linear(9, 6)
+
+    def forward(self, x):
+        self.last = self.up(x) * torch.sigmoid(self.gate(x))
+        return self.down(self.last)
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -206,6 +225,7 @@ def test_what_mixes_neurons_ends_a_coupling(between):
         (Residual, []),  # a feeds a sum as well as b
         (Fan, [(("a",), ("b", "c"))]),
         (Twice, []),
+        (ScalarGate, []),
     ],
 )
 def test_couplings_follow_the_data(make, expected):
@@ -222,6 +242,20 @@ def test_a_model_that_cannot_be_traced_warns_and_takes_declared_couplings():
         assert dst.network(m).couplings == ()
     declared = (topo.Coupling(("a",), ("b", "c")),)
     assert dst.network(m, declared).couplings == declared
+
+
+def test_tracing_leaves_the_model_as_it_is():
+    m = dst.sparsify(ScalarGate(), 0.5)
+    dst.network(m)
+    assert not hasattr(m, "last")
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel]
+)
+def test_wrappers_do_not_rename_layers(wrap):
+    m = dst.sparsify(model(), 0.3, exclude="3")
+    assert dst.network(wrap(m)) == dst.network(m)
 
 
 def test_a_dense_model_has_no_network():
