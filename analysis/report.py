@@ -206,7 +206,8 @@ def _adjacency(groups: Groups) -> _Item:
         "Adjacency matrices at the start and the end",
         f"Each layer's links ({seeds}) as the density of tiles of neurons; black is "
         f"{100 * vmax:.2g} % and more. The diagonal of a small-world start is its ring lattice. "
-        "Stripes are neurons with more links than others: vertical ones inputs, horizontal ones outputs.",
+        "Stripes are neurons with more links than others: vertical ones inputs, horizontal ones "
+        "outputs.",
         _svg(figure, "adjacency matrices of every sparse layer at the start and the end"),
     )
 

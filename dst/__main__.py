@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 trainer.set_defaults(_flat(asdict(named)))
                 options = parser.parse_args(arguments)
             chosen = options[options.command]
-            built = trainer.instantiate(chosen) if options.command == "train" else None
+            built = trainer.instantiate(chosen) if options.command == "train" else {}
         except ArgumentError as error:
             raise ValueError(_explain(str(error), trainer)) from None
         except TypeError:

@@ -250,8 +250,14 @@ def test_tracing_leaves_the_model_as_it_is():
     assert not hasattr(m, "last")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize(
-    "wrap", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel]
+    "wrap",
+    [
+        partial(torch.compile, backend="eager"),
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+    ],
 )
 def test_wrappers_do_not_rename_layers(wrap):
     m = dst.sparsify(model(), 0.3, exclude="3")
