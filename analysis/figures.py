@@ -71,13 +71,14 @@ def curves(data: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str = "method") 
     """
     for i, (label, group) in enumerate(data.groupby(by, sort=False)):
         colour = COLOURS[i % len(COLOURS)]
-        few = group[y].notna().sum() < 5  # one point makes no line
+        finite = group[y].notna()
+        is_line = (finite & finite.shift(fill_value=False)).any()
         ax.plot(
             group[x],
             group[y],
             color=colour,
             ls=_DASHES[i % len(_DASHES)],
-            marker="o" if few else "",
+            marker="" if is_line else "o",
             ms=4,
             label=str(label),
         )
@@ -168,7 +169,9 @@ def degree_distribution(
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    low, high = ax.get_xlim()
-    ax.set_xlim(max(low, 0.8), max(high, 1.25))
-    ax.set_ylim(top=1.3)
+    if ax.lines:  # all that was drawn so far, and no impossible degree or share
+        drawn = [line.get_data() for line in ax.lines]
+        x, y = (np.concatenate(values) for values in zip(*drawn, strict=True))
+        ax.set_xlim(x.min() / 1.15, x.max() * 1.15)
+        ax.set_ylim(y.min() / 1.4, 1.3)
     return ax

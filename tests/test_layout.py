@@ -179,6 +179,11 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def test_the_readme_shows_the_demos_table():
+    (table,) = blocks("text")
+    assert [line.split()[0] for line in table.splitlines()] == ["method", "dense", "SET", "CHTs"]
+
+
 def test_the_readmes_python_runs(tmp_path):
     code = "\n".join(blocks("python"))
     result = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path)
