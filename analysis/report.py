@@ -277,8 +277,8 @@ def _fits(groups: Groups) -> _Item:
         "Power-law fits of the final degrees",
         "Discrete maximum likelihood with the tail chosen by Kolmogorov-Smirnov distance (Clauset, "
         "Shalizi, Newman 2009), first seed. A fit counts only if the tail has 50 neurons and 10 "
-        "distinct degrees, the likelihood ratio prefers neither an exponential nor a lognormal, and "
-        "α is at most 4 (random graphs have tails as steep as that).",
+        "distinct degrees, the likelihood ratio prefers neither an exponential nor a lognormal, "
+        "and α is at most 4 (random graphs have tails as steep as that).",
         _html_table(pd.DataFrame(rows), text={"method", "layer", "side", "no fit, because"}),
     )
 

@@ -138,7 +138,16 @@ def test_a_foreign_topo_is_recognised(package, tmp_path):
 
 
 def test_the_wheel(tmp_path):
-    build = run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT))
+    build = run(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    )
     assert build.returncode == 0, build.stderr
     (wheel,) = tmp_path.glob("epitopo-*.whl")
     assert wheel.name.split("-")[1] == topo.__version__
