@@ -227,9 +227,10 @@ class Evolver:
         progress = step / self._end
         before = {name: layer.adjacency for name, layer in self.layers.items()}
 
-        reduced = {n: self._remove(n, a, step, progress) for n, a in before.items()}
-        thinned = topo.Network(reduced, self.couplings)
-        left = topo.percolate(thinned) if self.method.percolates else thinned
+        remaining = {n: self._remove(n, a, step, progress) for n, a in before.items()}
+        left = topo.Network(remaining, self.couplings)
+        if self.method.percolates:
+            left = topo.percolate(left)
         after = {
             name: self._regrow(name, a, before[name].nnz, step, progress)
             for name, a in left.layers.items()
@@ -237,7 +238,7 @@ class Evolver:
 
         events, record, sources = {}, {}, {}
         for name in self.layers:
-            old, kept = link_keys(before[name]), link_keys(reduced[name])
+            old, kept = link_keys(before[name]), link_keys(remaining[name])
             survived, new = link_keys(left.layers[name]), link_keys(after[name])
             phases = {
                 "removed": np.setdiff1d(old, kept, assume_unique=True),
