@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from analysis import __version__
 from analysis.report import write_report
 from analysis.runs import find_runs
 from analysis.table import compare, format_table
-from topo.names import unknown
+from topo.command_line import exit_status, explain_choice
 
 __all__ = ["main"]
 
@@ -28,23 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 2 for input that cannot be used.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    return exit_status("epitopo-analysis", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> None:
     try:
-        try:
-            options = _parser().parse_args(arguments)
-        except ArgumentError as error:
-            raise ValueError(_explain(str(error))) from None
-        chosen = options[options.command]
-        groups = find_runs(chosen.runs)
-        table = format_table(compare(groups))
-        with pd.option_context("display.width", None, "display.max_columns", None):
-            print(table.to_string(index=False))
-        if options.command == "report":
-            out = Path(chosen.out) if chosen.out else Path(chosen.runs[0]) / "report.html"
-            print(f"\nreport: {write_report(groups, out)}")
-    except (ValueError, OSError) as error:
-        print(f"epitopo-analysis: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        options = _parser().parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(explain_choice(str(error))) from None
+    chosen = options[options.command]
+    groups = find_runs(chosen.runs)
+    table = format_table(compare(groups))
+    with pd.option_context("display.width", None, "display.max_columns", None):
+        print(table.to_string(index=False))
+    if options.command == "report":
+        out = Path(chosen.out) if chosen.out else Path(chosen.runs[0]) / "report.html"
+        print(f"\nreport: {write_report(groups, out)}")
 
 
 def _parser() -> ArgumentParser:
@@ -65,12 +63,6 @@ def _parser() -> ArgumentParser:
             sub.add_argument("--out", help="HTML file; default: report.html in the first folder.")
         commands.add_subcommand(name, sub, help=text)
     return parser
-
-
-def _explain(message: str) -> str:
-    if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-        return unknown(match[1], re.findall(r"[\w-]+", match[2]), "command")
-    return message
 
 
 if __name__ == "__main__":

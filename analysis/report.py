@@ -21,13 +21,16 @@ from scipy.sparse import csr_array
 import topo
 from analysis import figures
 from analysis.measures import active_neurons, degrees, summary
-from analysis.power_law import power_law
+from analysis.power_law import PowerLaw, power_law
 from analysis.runs import Run
 from analysis.table import compare, format_table
+from topo.files import write_atomically
 
 __all__ = ["write_report"]
 
 Groups = Mapping[str, Sequence[Run]]
+Ends = Mapping[str, tuple[topo.Network, topo.Network]]  # of each group's first run
+Fits = Mapping[tuple[str, str, str], PowerLaw]  # by group, layer and side
 SIDES = {"output": "links per output neuron", "input": "links per input neuron"}
 
 
@@ -62,19 +65,29 @@ def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
     file = Path(out)
     if file.is_dir():
         raise ValueError(f"{file} is a folder: --out names the HTML file")
-    sparse = {label: runs for label, runs in groups.items() if runs[0].history is not None}
+    ends = {
+        label: (history.at(0), history.at(history.steps[-1]))
+        for label, runs in groups.items()
+        if (history := runs[0].history) is not None
+    }
+    fits = {
+        (label, name, side): power_law(degrees(adjacency, side))
+        for label, (_, end) in ends.items()
+        for name, adjacency in end.layers.items()
+        for side in SIDES
+    }
     with figures.style():
         plots = [_learning(groups)]
-        if sparse:
-            plots += [_evolution(groups), _adjacency(sparse), _degrees(sparse)]
+        if ends:
+            seeds = ", ".join(f"{label} seed {groups[label][0].seed}" for label in ends)
+            plots += [_evolution(groups), _adjacency(ends, seeds), _degrees(ends, fits)]
     tables = [_comparison(groups)]
-    if sparse:
-        tables.append(_fits(sparse))
+    if ends:
+        tables.append(_fits(fits))
     page = _page(groups, tables, plots)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(file)
+    write_atomically(file, page.encode())
+    return file
 
 
 def _comparison(groups: Groups) -> _Item:
@@ -179,12 +192,12 @@ def _evolution(groups: Groups) -> _Item:
     )
 
 
-def _adjacency(groups: Groups) -> _Item:
-    pictures = []  # (label, network) per row
-    for label, runs in groups.items():
-        history = runs[0].history
-        assert history is not None
-        pictures += [(label, "start", history.at(0)), (label, "end", history.at(history.steps[-1]))]
+def _adjacency(ends: Ends, seeds: str) -> _Item:
+    pictures = [
+        (label, when, network)
+        for label, both in ends.items()
+        for when, network in zip(("start", "end"), both, strict=True)
+    ]
     columns = max(len(network.layers) for _, _, network in pictures)
     density = max(n.density for _, _, n in pictures)
     vmax = min(1.0, 5 * density)
@@ -200,8 +213,6 @@ def _adjacency(groups: Groups) -> _Item:
     bar.set_label("density of a tile", fontsize=8.5)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     bar.outline.set_visible(False)
-    first = {label: runs[0].seed for label, runs in groups.items()}
-    seeds = ", ".join(f"{label} seed {seed}" for label, seed in first.items())
     return _Item(
         "Adjacency matrices at the start and the end",
         f"Each layer's links ({seeds}) as the density of tiles of neurons; black is "
@@ -212,22 +223,23 @@ def _adjacency(groups: Groups) -> _Item:
     )
 
 
-def _degrees(groups: Groups) -> _Item:
-    columns = max(len(runs[0].config["model"]["hidden"]) for runs in groups.values())
-    panels = [(label, side) for label in groups for side in SIDES]
+def _degrees(ends: Ends, fits: Fits) -> _Item:
+    columns = max(len(end.layers) for _, end in ends.values())
+    panels = [(label, side) for label in ends for side in SIDES]
     figure = Figure(figsize=(2.9 * columns + 0.6, 2.3 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), columns, squeeze=False)
     for row, (label, side) in enumerate(panels):
-        history = groups[label][0].history
-        assert history is not None
-        start, end = history.at(0), history.at(history.steps[-1])
+        start, end = ends[label]
         for ax, (name, layer) in _panels(axes[row], end):
-            now = degrees(layer, side)
             figures.degree_distribution(
                 degrees(start.layers[name], side), ax, label="start", colour="#888888", dashes=":"
             )
             figures.degree_distribution(
-                now, ax, label="end", colour=figures.COLOURS[2], fit=power_law(now)
+                degrees(layer, side),
+                ax,
+                label="end",
+                colour=figures.COLOURS[2],
+                fit=fits[label, name, side],
             )
             ax.set_title(f"{label}: {name}")
             ax.set_xlabel(SIDES[side])
@@ -251,28 +263,20 @@ def _panels(
     yield from zip(axes, network.layers.items(), strict=False)
 
 
-def _fits(groups: Groups) -> _Item:
-    rows = []
-    for label, runs in groups.items():
-        history = runs[0].history
-        assert history is not None
-        for name, adjacency in history.at(history.steps[-1]).layers.items():
-            for side in SIDES:
-                fit = power_law(degrees(adjacency, side))
-                rows.append(
-                    {
-                        "method": label,
-                        "layer": name,
-                        "side": side,
-                        "α": f"{fit.alpha:.2f}" if fit.fits else "–",
-                        "smallest degree of the tail": "–"
-                        if np.isnan(fit.xmin)
-                        else f"{fit.xmin:g}",
-                        "KS distance": "–" if np.isnan(fit.ks) else f"{fit.ks:.3f}",
-                        "neurons in the tail": str(fit.tail),
-                        "no fit, because": "; ".join(fit.reasons) or "(fits)",
-                    }
-                )
+def _fits(fits: Fits) -> _Item:
+    rows = [
+        {
+            "method": label,
+            "layer": name,
+            "side": side,
+            "α": f"{fit.alpha:.2f}" if fit.fits else "–",
+            "smallest degree of the tail": "–" if np.isnan(fit.xmin) else f"{fit.xmin:g}",
+            "KS distance": "–" if np.isnan(fit.ks) else f"{fit.ks:.3f}",
+            "neurons in the tail": str(fit.tail),
+            "no fit, because": "; ".join(fit.reasons) or "(fits)",
+        }
+        for (label, name, side), fit in fits.items()
+    ]
     return _Item(
         "Power-law fits of the final degrees",
         "Discrete maximum likelihood with the tail chosen by Kolmogorov-Smirnov distance (Clauset, "

@@ -18,6 +18,7 @@ from dst.config import Config
 from dst.datasets import describe, fetch, load, registry
 from dst.presets import PRESETS
 from dst.train import claim, train
+from topo.command_line import exit_status, explain_choice
 from topo.names import find, unknown
 
 __all__ = ["main"]
@@ -38,46 +39,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 2 for input that cannot be used.
     """
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    return exit_status("epitopo", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> None:
+    parser, trainer = _parsers()
     try:
-        parser, trainer = _parsers()
-        try:
-            preset = _preset(arguments)
-            if preset is not None:
-                trainer.set_defaults(_flat(asdict(find(PRESETS, preset, "preset"))))
+        preset = _preset(arguments)
+        if preset is not None:
+            trainer.set_defaults(_flat(asdict(find(PRESETS, preset, "preset"))))
+        options = parser.parse_args(arguments)
+        if options.command == "train" and options.train.preset != preset:  # from a YAML file
+            named = find(PRESETS, options.train.preset, "preset")
+            trainer.set_defaults(_flat(asdict(named)))
             options = parser.parse_args(arguments)
-            if options.command == "train" and options.train.preset != preset:  # from a YAML file
-                named = find(PRESETS, options.train.preset, "preset")
-                trainer.set_defaults(_flat(asdict(named)))
-                options = parser.parse_args(arguments)
-            chosen = options[options.command]
-            built = trainer.instantiate(chosen) if options.command == "train" else {}
-        except ArgumentError as error:
-            raise ValueError(_explain(str(error), trainer)) from None
-        except TypeError:
-            raise ValueError(
-                "data, model, sparsity and optimizer are groups of keys: sparsity: {density: 0.1}"
-            ) from None
-        command = shlex.join(["epitopo", *arguments])
-        match options.command:
-            case "train":
-                config = Config(**{f.name: built[f.name] for f in fields(Config)})
-                _train(chosen.preset, config, chosen.out, command)
-            case "demo":
-                _demo(Path(chosen.out), range(chosen.seeds), command)
-            case "presets":
-                for name, known in PRESETS.items():
-                    print(f"{name:24}{_in_a_line(known)}")
-            case "data":
-                _data(chosen.name)
-            case "bench":
-                _bench(chosen.name, chosen.device)
-    except (ValueError, OSError) as error:
-        print(f"epitopo: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("epitopo: stopped", file=sys.stderr)
-        return 130
-    return 0
+        chosen = options[options.command]
+        built = trainer.instantiate(chosen) if options.command == "train" else {}
+    except ArgumentError as error:
+        raise ValueError(_explain(str(error), trainer)) from None
+    except TypeError:
+        raise ValueError(
+            "data, model, sparsity and optimizer are groups of keys: sparsity: {density: 0.1}"
+        ) from None
+    command = shlex.join(["epitopo", *arguments])
+    match options.command:
+        case "train":
+            config = Config(**{f.name: built[f.name] for f in fields(Config)})
+            _train(chosen.preset, config, chosen.out, command)
+        case "demo":
+            _demo(Path(chosen.out), range(chosen.seeds), command)
+        case "presets":
+            for name, known in PRESETS.items():
+                print(f"{name:24}{_in_a_line(known)}")
+        case "data":
+            _data(chosen.name)
+        case "bench":
+            _bench(chosen.name, chosen.device)
 
 
 def _train(preset: str, config: Config, out: str | None, command: str) -> None:
@@ -184,9 +181,7 @@ def _explain(message: str, trainer: ArgumentParser) -> str:
     if match := re.search(r"[Oo]ption '([\w.]+)' is not|does not accept .*?'([\w.]+)'", message):
         keys = [option.removeprefix("--") for option in options]
         return unknown(match[1] or match[2], keys, "key")
-    if match := re.search(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
-        return unknown(match[2], re.findall(r"[\w-]+", match[3]), match[1].split(".")[-1])
-    return message
+    return explain_choice(message)
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

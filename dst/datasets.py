@@ -7,7 +7,6 @@ import hashlib
 import lzma
 import os
 import struct
-import tempfile
 import tomllib
 import urllib.request
 from collections.abc import Callable
@@ -20,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 import topo
+from topo.files import write_atomically
 from topo.names import find
 
 __all__ = ["Dataset", "describe", "fetch", "load", "registry"]
 
 _OPENERS: dict[str, Callable[..., Any]] = {"": Path.open, ".gz": gzip.open, ".xz": lzma.open}
-_SIDE = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _digits() -> tuple[list[Any], list[Any]]:
 
 def _idx(name: str, entry: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     images, labels = [], []
-    for side in _SIDE.values():
+    for side in ("train", "t10k"):
         x = _read_idx(_fetch_file(name, f"{side}-images-idx3-ubyte", entry))
         y = _read_idx(_fetch_file(name, f"{side}-labels-idx1-ubyte", entry))
         if len(x) != len(y):
@@ -168,9 +167,8 @@ def _fetch_file(name: str, file: str, entry: dict[str, Any]) -> Path:
             continue
         _check(f"{url}{file}.gz", compressed, entry["files"][file])
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as f:
-            f.write(compressed)
-        return Path(f.name).replace(cache / f"{file}.gz")
+        write_atomically(cache / f"{file}.gz", compressed)
+        return cache / f"{file}.gz"
     raise OSError(
         f"cannot fetch {name}: {'; '.join(errors)}. Put its files into a folder {name!r} and set "
         "EPITOPO_DATA to the folder above it"

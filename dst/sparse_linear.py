@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 import topo
 from dst.initialization import SEED_NAME, swi
-from topo.adjacency import transpose
+from topo.adjacency import transpose, wrap_csr
 from topo.names import find
 
 __all__ = ["SparseLinear", "make_adjacency"]
@@ -135,7 +135,7 @@ class SparseLinear(nn.Module):
     def adjacency(self) -> sparse.csr_array:
         """The topology; on the CPU it shares its index arrays with the layer, read-only."""
         indptr, indices = (t.detach().cpu().numpy() for t in (self.indptr, self.indices))
-        return topo.adjacency._from_csr(indptr, indices, (self.out_features, self.in_features))
+        return wrap_csr(indptr, indices, (self.out_features, self.in_features))
 
     @property
     def density(self) -> float:

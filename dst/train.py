@@ -26,6 +26,7 @@ from dst.evolver import Evolver
 from dst.graph import network, sparse_layers
 from dst.methods import METHODS
 from dst.sparsify import linear_layers, sparsify
+from topo.files import is_taken, write_atomically
 
 __all__ = ["claim", "evaluate", "learning_rate", "mlp", "sample_order", "train"]
 
@@ -180,7 +181,7 @@ def train(
             },
         },
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     return summary
 
 
@@ -240,7 +241,7 @@ def claim(out: Path) -> None:
     ValueError
         If the folder exists and is not empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise ValueError(f"{out} exists already: give another --out, or remove it")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from topo.adjacency import link_keys
+from topo.files import write_atomically
 from topo.network import Network
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "of_layer",
     "part_file",
     "read_part",
-    "write_atomically",
     "write_part",
 ]
 
@@ -147,19 +146,3 @@ def write_part(file: Path, table: pa.Table) -> None:
         column_encoding=dict.fromkeys(("row", "column"), "DELTA_BINARY_PACKED") if links else None,
     )
     write_atomically(file, sink.getvalue().to_pybytes())
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write to a temporary name, sync, and rename."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(file)
-    if os.name == "posix":
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -23,6 +23,7 @@ __all__ = [
     "links",
     "locate",
     "transpose",
+    "wrap_csr",
 ]
 
 _INT32_MAX = np.iinfo(np.int32).max
@@ -243,10 +244,10 @@ def _is_canonical(matrix: Any) -> bool:
 def _from_sorted_keys(keys: npt.NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_array:
     n_out, n_in = shape
     indptr = np.searchsorted(keys, np.arange(n_out + 1, dtype=np.int64) * n_in).astype(np.int32)
-    return _from_csr(indptr, (keys % n_in).astype(np.int32), shape)
+    return wrap_csr(indptr, (keys % n_in).astype(np.int32), shape)
 
 
-def _from_csr(
+def wrap_csr(
     indptr: npt.NDArray[np.int32], indices: npt.NDArray[np.int32], shape: tuple[int, int]
 ) -> sparse.csr_array:
     """Wrap index arrays that are known to be canonical, sharing their memory."""

@@ -39,10 +39,10 @@ from topo._parts import (
     of_layer,
     part_file,
     read_part,
-    write_atomically,
     write_part,
 )
 from topo.adjacency import from_links, link_keys, locate
+from topo.files import is_taken, write_atomically
 from topo.network import Coupling, Network
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class HistoryWriter:
 
     def __init__(self, path: str | os.PathLike[str], network: Network) -> None:
         self.path = Path(path)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if is_taken(self.path):
             raise HistoryError(
                 f"{self.path} exists already: a history is never overwritten; "
                 "give another path or remove it"
@@ -243,7 +243,8 @@ class History:
         try:
             meta = json.loads(meta_file.read_text())
             schema = meta["schema"]
-            if schema == SCHEMA and type(schema) is int:
+            readable = type(schema) is int and schema == SCHEMA
+            if readable:
                 shapes = {n: (int(s[0]), int(s[1])) for n, s in meta["layers"].items()}
                 couplings = tuple(
                     Coupling(tuple(c["outputs"]), tuple(c["inputs"])) for c in meta["couplings"]
@@ -252,7 +253,7 @@ class History:
             raise HistoryError(
                 f"{meta_file} is damaged ({error!r}): restore it from a copy"
             ) from None
-        if schema != SCHEMA or type(schema) is not int:
+        if not readable:
             raise HistoryError(
                 f"{meta_file} has schema {schema!r}, this version of epitopo reads {SCHEMA}: "
                 "install the version that wrote it"
@@ -299,7 +300,8 @@ class History:
             raise ValueError(f"step must be an integer from 0, not {step!r}")
         if weights:
             return self._weighted(step)
-        frames = [s for s in self._keyframes() if s <= step and s in set(self.steps)]
+        recorded = set(self.steps)
+        frames = [s for s in self._keyframes() if s <= step and s in recorded]
         for _, keys in self._replay(max(frames, default=None), until=step):
             latest = keys
         return self._network(latest, step)
@@ -385,11 +387,11 @@ class History:
                 )
 
     def _weighted(self, step: int) -> Network:
-        if step not in self.weight_steps:
+        table = self._frame(step) if step in self._keyframes() else None
+        if table is None or table["weight"].null_count:
             raise ValueError(
                 f"no weights were recorded at step {step}; they were at {self.weight_steps}"
             )
-        table = self._frame(step)
         parts = {name: of_layer(table, name) for name in self.shapes}
         keys = {name: link_keys_of(part, self.shapes[name][1]) for name, part in parts.items()}
         weights = {name: part["weight"].to_numpy() for name, part in parts.items()}

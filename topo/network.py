@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from topo.adjacency import _from_csr, as_adjacency, links
+from topo.adjacency import as_adjacency, links, wrap_csr
 
 __all__ = ["Coupling", "Network", "active_neuron_rate", "percolate"]
 
@@ -298,4 +298,4 @@ def _keep_neurons(
         return a
     indptr = np.zeros(a.shape[0] + 1, dtype=np.int32)
     np.cumsum(np.bincount(rows[kept], minlength=a.shape[0]), out=indptr[1:])
-    return _from_csr(indptr, cols[kept], a.shape)
+    return wrap_csr(indptr, cols[kept], a.shape)
