@@ -19,8 +19,9 @@ demo: .venv/installed  ## train digits three ways; writes runs/demo/report.html
 test: .venv/installed-dev  ## run the tests (no network, no GPU)
 	$(BIN)/python -m pytest -q
 
-test-slow: .venv/installed-dev  ## run the tests that take minutes
+test-slow: .venv/installed-dev  ## run the tests that take minutes, and all others on new random examples
 	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q --hypothesis-profile=default
 
 lint: .venv/installed-dev  ## ruff and mypy
 	$(BIN)/ruff check

@@ -28,6 +28,7 @@ from analysis.measures import (
 from analysis.power_law import PowerLaw, power_law
 from analysis.report import write_report
 from analysis.runs import Run, RunError, find_runs
+from analysis.scaling import draw_scaling
 from analysis.table import compare, format_table
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "active_neurons",
     "compare",
     "degrees",
+    "draw_scaling",
     "elm_overlap",
     "find_runs",
     "format_table",

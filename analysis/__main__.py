@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from analysis import __version__
 from analysis.report import write_report
 from analysis.runs import find_runs
+from analysis.scaling import draw_scaling
 from analysis.table import compare, format_table
 from topo.command_line import exit_status, explain_choice
 
@@ -36,6 +37,9 @@ def _run(arguments: Sequence[str]) -> None:
     except ArgumentError as error:
         raise ValueError(explain_choice(str(error))) from None
     chosen = options[options.command]
+    if options.command == "figure":
+        print(f"figure: {draw_scaling(pd.read_csv(chosen.table), chosen.out)}")
+        return
     groups = find_runs(chosen.runs)
     table = format_table(compare(groups))
     with pd.option_context("display.width", None, "display.max_columns", None):
@@ -62,6 +66,11 @@ def _parser() -> ArgumentParser:
         if name == "report":
             sub.add_argument("--out", help="HTML file; default: report.html in the first folder.")
         commands.add_subcommand(name, sub, help=text)
+    figure = ArgumentParser(exit_on_error=False, description="Draw the table of a benchmark.")
+    figure.add_argument("name", choices=["scaling"], help="Which figure.")
+    figure.add_argument("table", help="CSV file of `epitopo bench scaling --out`.")
+    figure.add_argument("--out", default="scaling.svg", help="Vector or PNG file to write.")
+    commands.add_subcommand("figure", figure, help="Draw the table of a benchmark.")
     return parser
 
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
-from dst import __version__, bench
+from dst import __version__, bench, bench_graphs, bench_history
 from dst.config import Config
 from dst.datasets import describe, fetch, load, registry
 from dst.presets import PRESETS
@@ -23,9 +24,16 @@ from topo.names import find, unknown
 
 __all__ = ["main"]
 
-_BENCHMARKS: dict[str, Callable[[str], None]] = {
-    "layers": bench.layers,
-    "predictors": bench.predictors,
+_BENCHMARKS: dict[str, Callable[[], None]] = {
+    "predictors": bench_graphs.predictors,
+    "generators": bench_graphs.generators,
+    "grow": bench_graphs.grow,
+    "first-call": bench_graphs.first_call,
+    "history": bench_history.history,
+}
+_SWEEPS: dict[str, Callable[[], pd.DataFrame]] = {
+    "scaling": bench_graphs.scaling,
+    "recovery": bench_graphs.recovery,
 }
 DEMO = ("digits-dense", "digits-set", "digits-chts")
 
@@ -74,7 +82,7 @@ def _run(arguments: Sequence[str]) -> None:
         case "data":
             _data(chosen.name)
         case "bench":
-            _bench(chosen.name, chosen.device)
+            _bench(chosen.name, chosen.device, chosen.out)
 
 
 def _train(preset: str, config: Config, out: str | None, command: str) -> None:
@@ -115,12 +123,20 @@ def _data(name: str | None) -> None:
         print(file)
 
 
-def _bench(name: str, device: str) -> None:
+def _bench(name: str, device: str, out: str | None) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: torch sees no CUDA device here")
+    if name in ("layers", "all"):
+        bench.layers(device)
     for known, benchmark in _BENCHMARKS.items():
         if name in (known, "all"):
-            benchmark(device)
+            benchmark()
+    if name in _SWEEPS:
+        table = _SWEEPS[name]()
+        with pd.option_context("display.width", None, "display.max_rows", None):
+            print(table.to_string(index=False, float_format="{:.3g}".format))
+        if out:
+            table.to_csv(out, index=False)
 
 
 def _preset(arguments: Sequence[str]) -> str | None:
@@ -166,9 +182,14 @@ def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
     commands.add_subcommand("data", data, help="List or fetch data sets.")
     timer = ArgumentParser(exit_on_error=False, description="Time the kernels on this machine.")
     timer.add_argument(
-        "name", nargs="?", default="all", choices=["all", *_BENCHMARKS], help="What to time."
+        "name",
+        nargs="?",
+        default="all",
+        choices=["all", "layers", *_BENCHMARKS, *_SWEEPS],
+        help="What to time; all: all but the tables of scaling and recovery.",
     )
-    timer.add_argument("--device", default="cpu", help="cpu or cuda; predictors run on the CPU.")
+    timer.add_argument("--device", default="cpu", help="cpu or cuda, for the layers.")
+    timer.add_argument("--out", help="CSV file for the table of scaling or recovery.")
     commands.add_subcommand("bench", timer, help="Time the kernels on this machine.")
     return parser, trainer
 

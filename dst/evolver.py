@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from dst.graph import network, sparse_layers
 from dst.methods import METHODS, Links, Method
 from dst.sparse_linear import SparseLinear, gather_
 from topo.adjacency import link_keys, locate
+from topo.checks import as_integer
 from topo.names import find
 
 __all__ = ["Evolver", "LayerUpdate", "Update"]
@@ -132,8 +132,7 @@ class Evolver:
     ) -> None:
         self.method = method if isinstance(method, Method) else find(METHODS, method, "method")
         for name, number in (("every", every), ("total_steps", total_steps)):
-            if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, not {number!r}")
+            as_integer(name, number, 1)
         self.layers = sparse_layers(model)
         start = network(model, couplings)
         self.couplings = start.couplings

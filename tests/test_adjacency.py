@@ -281,3 +281,19 @@ def test_sizes_may_be_numpy_integers():
     assert topo.small_world(n, n, 1e-5, seed=0).nnz == 100_000
     with pytest.raises(ValueError, match="n_in must be a positive integer, not 0"):
         topo.from_links([], [], (3, 0))
+
+
+@pytest.mark.parametrize("indices", [[1, 1], [2, 1]])
+def test_scipys_flags_are_not_trusted(indices):
+    a = sparse.csr_array(
+        (np.ones(2, bool), np.array([1, 2], np.int32), np.array([0, 2, 2], np.int32))
+    )
+    a.indices = np.array(indices, np.int32)
+    for array in (a.data, a.indices, a.indptr):
+        array.flags.writeable = False
+    a.has_sorted_indices = a.has_canonical_format = True
+    if indices[0] == indices[1]:
+        with pytest.raises(ValueError, match=r"\(0, 1\) is given twice|holds 2"):
+            topo.as_adjacency(a)
+    else:
+        assert topo.as_adjacency(a).indices.tolist() == [1, 2]

@@ -144,7 +144,10 @@ def test_table_and_report(runs, tmp_path, capsys):
         (["train", "digits-set", "--sparsity.density", "1.5"], "must be in (0, 1], not 1.5"),
         (["train", "digits-set", "--sparsity.density", "1e-9"], "leaves no link in a layer of"),
         (["train", "digits-set", "--sparsity.method", "ste"], "did you mean 'set'?"),
-        (["train", "digits-set", "--sparsity.topology", "x"], "known are erdos_renyi, small_world"),
+        (
+            ["train", "digits-set", "--sparsity.topology", "x"],
+            "known are erdos_renyi, rec",
+        ),
         (["train", "digits-set", "--sparsity.init", "sw"], "did you mean 'swi'?"),
         (["train", "digits-set", "--sparsity.every", "0"], "sparsity.every must be at least 1"),
         (["train", "digits-set", "--data.name", "digit"], "did you mean 'digits'?"),

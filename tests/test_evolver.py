@@ -307,7 +307,7 @@ def test_a_history_that_cannot_be_written_leaves_the_model_as_recorded(tmp_path,
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("topo.history.write_part", full)
+    monkeypatch.setattr("topo.history_writer.write_part", full)
     with pytest.raises(OSError, match="no space"):
         evolver.step()
     assert dst.network(model) == before

@@ -176,7 +176,7 @@ def test_samples_are_the_same_on_every_machine():
 
 @pytest.mark.parametrize(("n", "k"), [(3, 4), (3, -1), (0, 1)])
 def test_an_impossible_sample_is_refused(n, k):
-    with pytest.raises(ValueError, match=f"cannot draw {k} distinct integers out of {n}"):
+    with pytest.raises(ValueError, match=f"k must be an integer from 0 to {n}, not {k}"):
         topo.sample_integers(n, k, 0)
 
 
@@ -223,7 +223,7 @@ def test_absent_links_of_a_layer_with_more_than_2_to_the_31_cells():
 
 
 def test_more_absent_links_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="cannot draw 3 distinct integers out of 2"):
+    with pytest.raises(ValueError, match="k must be an integer from 0 to 2, not 3"):
         topo.sample_absent(topo.as_adjacency([[1, 0], [0, 1]]), 3, 0)
 
 
@@ -324,8 +324,8 @@ def test_a_candidate_keeps_its_luck_when_others_are_left_out():
 @pytest.mark.parametrize(
     ("scores", "k", "sharpness", "message"),
     [
-        ([1.0, 2.0], 3, 1, "cannot select 3 of 2"),
-        ([1.0, 2.0], -1, 1, "cannot select -1 of 2"),
+        ([1.0, 2.0], 3, 1, "k must be an integer from 0 to 2, not 3"),
+        ([1.0, 2.0], -1, 1, "k must be an integer from 0 to 2, not -1"),
         ([1.0, np.nan], 1, 1, "1 of 2 scores are NaN"),
         ([1.0, np.nan], 1, np.inf, "NaN"),
         ([1.0, -2.0], 1, 1, "not be negative"),

@@ -1,10 +1,7 @@
 import contextlib
 import json
-import os
 import re
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import topo
+from dst import bench_history
 from topo import Coupling, History, HistoryError, HistoryWriter, Network
-from topo.history import KEYFRAME_EVERY
+from topo.history_writer import KEYFRAME_EVERY
 
 LOSSES = ("thinned", "removed", "percolated")
 SHAPES = {"fc1": (6, 5), "gate": (4, 6), "up": (4, 6), "größe 2": (3, 4)}
@@ -67,7 +65,7 @@ def write(folder, steps, networks, events):
 
 
 def part(folder, kind, step):
-    return folder / kind / f"part-{step:010d}.parquet"
+    return folder / kind / f"part-{step:010d}-0.parquet"
 
 
 def contents(folder):
@@ -85,14 +83,14 @@ def assert_is(history, steps, networks):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original")
-    steps, networks, events = evolution(3, 20)
+    steps, networks, events = evolution(3, 2 * KEYFRAME_EVERY + 3)
     write(folder, steps, networks, events)
     return folder, steps, networks, events
 
 
 @pytest.fixture
 def recorded(tmp_path, original):
-    """A history of 20 updates (a keyframe at the 16th), its steps, networks and events."""
+    """A history of 35 updates (keyframes at the 16th and 32nd), its steps, networks and events."""
     shutil.copytree(original[0], tmp_path / "topology")
     return tmp_path / "topology", *original[1:]
 
@@ -160,11 +158,14 @@ def test_plain_pandas_reads_updates_and_keyframes(recorded):
     updates = pd.read_parquet(folder / "updates")
     assert set(updates["step"]) == set(steps)
     frames = pd.read_parquet(folder / "keyframes")
-    at = networks[KEYFRAME_EVERY]
-    assert len(frames) == at.links
-    for name, rows in frames.groupby("layer", observed=True):
-        a = topo.from_links(rows["row"].to_numpy(), rows["column"].to_numpy(), SHAPES[name])
-        assert np.array_equal(a.toarray(), at.layers[name].toarray())
+    assert list(frames.columns) == ["step", "layer", "row", "column", "weight"]
+    for i in (KEYFRAME_EVERY, 2 * KEYFRAME_EVERY):
+        frame = frames[frames["step"] == steps[i]]
+        assert len(frame) == networks[i].links > 0
+        for name, rows in frame.groupby("layer", observed=True):
+            a = topo.from_links(rows["row"].to_numpy(), rows["column"].to_numpy(), SHAPES[name])
+            assert np.array_equal(a.toarray(), networks[i].layers[name].toarray())
+    assert len(frames) == sum(networks[i].links for i in (KEYFRAME_EVERY, 2 * KEYFRAME_EVERY))
 
 
 def test_updates_count_each_phase(tmp_path):
@@ -261,6 +262,151 @@ def test_no_step_has_weights_unless_they_were_given(recorded):
     assert History.open(recorded[0]).weight_steps == []
 
 
+def test_events_have_the_weights_that_were_given(tmp_path):
+    start = Network({"a": [[1, 1, 1, 0]], "b": [[1, 1]]}, ())
+    writer = HistoryWriter(tmp_path, start)
+    after = Network({"a": [[0, 0, 1, 1]], "b": [[0, 0]]}, ())
+    events = {
+        "a": {"grown": [3], "removed": np.array([1, 0]), "thinned": []},
+        "b": {"removed": [1], "thinned": [0]},
+    }
+    weights = {
+        "a": {"grown": [0], "removed": np.array([0.5, -2.0])},
+        "b": {"thinned": np.array([0.1], np.float16)},
+    }
+    writer.append(3, after, events, weights=weights)
+    tenth = float(np.float16(0.1))
+    for frame in (History.open(tmp_path).events(), pd.read_parquet(tmp_path / "events")):
+        assert frame["weight"].dtype == np.float32
+        assert frame[frame["step"] == 0]["weight"].isna().all()
+        found = frame[frame["step"] == 3].drop(columns="step").to_numpy().tolist()
+        assert found[:3] == [
+            ["a", "removed", 0, 0, -2.0],
+            ["a", "removed", 0, 1, 0.5],
+            ["a", "grown", 0, 3, 0.0],
+        ]
+        assert found[3] == ["b", "thinned", 0, 0, tenth]
+        assert found[4][:-1] == ["b", "removed", 0, 1]
+        assert np.isnan(found[4][-1])
+    assert History.open(tmp_path).weight_steps == []
+
+
+def test_networks_with_weights_are_recorded_with_them(tmp_path):
+    steps, networks, events = evolution(6, KEYFRAME_EVERY + 1)
+    values = [
+        {n: np.linspace(-i, i, a.nnz, dtype=np.float32) for n, a in net.layers.items()}
+        for i, net in enumerate(networks)
+    ]
+    weighted = [
+        Network(n.layers, COUPLINGS, weights=v) for n, v in zip(networks, values, strict=True)
+    ]
+    write(tmp_path, steps, weighted, events)
+    history = History.open(tmp_path)
+    assert_is(history, steps, networks)
+    assert history.weight_steps == [0, steps[KEYFRAME_EVERY]]  # at the start and at the keyframe
+    for i in (0, KEYFRAME_EVERY):
+        found = history.at(steps[i], weights=True)
+        assert found == networks[i]
+        assert all(np.array_equal(w.data, values[i][n]) for n, w in found.weights.items())
+    frame = history.events()
+    assert not frame[frame["event"] == "start"]["weight"].isna().any()
+
+
+def test_a_keyframe_without_weights_does_not_replace_one_with_them(tmp_path):
+    net = Network({"a": [[1, 1]]}, weights={"a": [1, 2]})
+    writer = HistoryWriter(tmp_path, net)
+    writer.keyframe(0)
+    for step in range(1, KEYFRAME_EVERY + 1):
+        writer.append(step, net, {})
+    writer.keyframe(KEYFRAME_EVERY)
+    assert History.open(tmp_path).weight_steps == [0, KEYFRAME_EVERY]
+    writer.keyframe(KEYFRAME_EVERY, {"a": [3, 4]})
+    found = History.open(tmp_path).at(KEYFRAME_EVERY, weights=True).weights["a"]
+    assert found.data.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"b": {}}, "no layer 'b'"),
+        ({"a": {"grown": [1.0]}}, r"layer 'a': weights are given of 'grown' links.* are 'removed'"),
+        ({"a": {"removed": [1.0]}}, r"removed links: one number for each of 2 links.* \(1,\)"),
+        ({"a": {"removed": 1.0}}, r"one number for each of 2 links, not float64 of shape \(\)"),
+        ({"a": {"removed": [[1.0, 2.0]]}}, r"one number for each of 2 links"),
+        ({"a": {"removed": ["1", "2"]}}, "one number for each of 2 links, not <U1"),
+        ({"a": {"removed": [1j, 2]}}, "one number for each of 2 links, not complex128"),
+        ({"a": {"removed": [1.0, np.nan]}}, "a weight is a finite float32, not nan"),
+        ({"a": {"removed": [-np.inf, 1.0]}}, "a weight is a finite float32, not -inf"),
+        ({"a": {"removed": [1.0, 1e39]}}, r"a weight is a finite float32, not 1e\+39"),
+    ],
+)
+def test_weights_that_are_not_of_the_events_are_refused(tmp_path, weights, message):
+    writer = HistoryWriter(tmp_path, Network({"a": [[1, 1, 1]]}))
+    before = contents(tmp_path)
+    after, events = Network({"a": [[0, 0, 1]]}), {"a": {"removed": [0, 1]}}
+    with pytest.raises(ValueError, match=message):
+        writer.append(1, after, events, weights=weights)
+    assert contents(tmp_path) == before
+    writer.append(1, after, events)
+    assert History.open(tmp_path).at(1) == after
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_weights_of_keyframes_are_finite(tmp_path, value):
+    net = Network({"a": [[1, 1]]}, weights={"a": [1.0, value]})
+    with pytest.raises(ValueError, match="layer 'a': a weight is a finite float32, not"):
+        HistoryWriter(tmp_path / "h", net)
+    assert not (tmp_path / "h").exists()
+    writer = HistoryWriter(tmp_path, Network({"a": [[1, 1]]}))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="layer 'a': a weight is a finite float32, not"):
+        writer.keyframe(0, {"a": [1.0, value]})
+    assert contents(tmp_path) == before
+
+
+# ---- cost ------------------------------------------------------------------------------------
+
+
+def test_an_event_costs_eleven_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    shape, updates = (1376, 512), 3
+    layers = [topo.erdos_renyi(*shape, 0.1, seed=i) for i in range(updates + 1)]
+    writer = HistoryWriter(tmp_path, Network({"up": layers[0]}))
+    values = rng.normal(size=layers[0].nnz).astype(np.float32)
+    for step in range(1, updates + 1):  # random layers have a tenth of their links in common
+        keys = [topo.adjacency.link_keys(a) for a in layers[step - 1 : step + 1]]
+        events = {"removed": np.setdiff1d(*keys), "grown": np.setdiff1d(*keys[::-1])}
+        weights = {k: values[: len(v)] if k == "removed" else 0 * v for k, v in events.items()}
+        given = {"up": weights} if step == updates else None
+        writer.append(step, Network({"up": layers[step]}), {"up": events}, weights=given)
+    frame = History.open(tmp_path).events()
+
+    def bits(kind, step):
+        links = (frame["step"] == step).sum()
+        return 8 * part(tmp_path, kind, step).stat().st_size / links
+
+    assert bits("events", 1) < 10.5  # 32 + 32 as they are; 4.7 is the entropy of such layers
+    assert bits("events", 0) < 10
+    assert bits("events", updates) < 10.5 + 31 / 2  # the grown ones start at 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weighted", "megabytes"), [(False, 100), (True, 300)])
+def test_the_cost_of_a_history_of_llama_60m(weighted, megabytes):
+    cost = bench_history.measure(KEYFRAME_EVERY + 1, weighted)
+    per_update = (cost.size - cost.start) / (KEYFRAME_EVERY + 1)
+    assert cost.start + 100 * per_update < megabytes
+    assert cost.append < 0.2
+
+
+def test_the_benchmark_of_histories(capsys):
+    bench_history.history(updates=1)
+    *_, header, without, weighted = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["weights", "MB", "MB"]
+    assert [line.split()[0] for line in (without, weighted)] == ["no", "yes"]
+    assert 3 < float(without.split()[1]) < 4 < 12 < float(weighted.split()[1]) < 15
+
+
 # ---- what the reader refuses -----------------------------------------------------------------
 
 
@@ -291,27 +437,64 @@ def test_a_damaged_part_is_named(recorded, kind, damage):
     named = re.escape(str(file))
     if (kind, damage) == ("updates", "missing"):
         named = f"update {KEYFRAME_EVERY} is missing from {re.escape(str(folder / 'updates'))}"
+    if kind == "events":
+        part(folder, "keyframes", step).unlink()
     with pytest.raises(HistoryError, match=named):
-        history_at(folder, step, kind)
+        History.open(folder).at(step)
     if kind != "updates":  # what does not need the part is still there
         i = KEYFRAME_EVERY - 1
         assert History.open(folder).at(steps[i]) == networks[i]
 
 
-def history_at(folder, step, kind):
-    history = History.open(folder)
-    if kind == "events":
-        part(folder, "keyframes", step).unlink()
-    return history.at(step)
-
-
-def test_an_event_that_cannot_have_happened_is_reported(recorded):
-    folder = recorded[0]
-    file = part(folder, "events", 0)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: pd.concat([f, f]), "in order"),
+        (lambda f: f[::-1], "in order"),
+        (lambda f: f.replace({"row": {5: 4}}), "in order"),
+        (lambda f: f.replace({"row": {5: 6}}), "layer 'fc1' has no such link"),
+        (lambda f: f.replace({"row": {0: -1}}), "layer 'fc1' has no such link"),
+        (lambda f: f.replace({"column": {4: 5}}), "layer 'fc1' has no such link"),
+        (lambda f: f.replace({"column": {0: -1}}), "layer 'fc1' has no such link"),
+        (lambda f: f.assign(layer=f["layer"].astype(str).replace("up", "u")), "those of the hist"),
+        (lambda f: f.assign(row=f["row"].astype(float).replace(2, np.nan)), "row is null"),
+        (lambda f: f.assign(layer=f["layer"].where(f["layer"] != "up")), "layer is null"),
+    ],
+)
+def test_links_that_cannot_be_are_reported(tmp_path, change, message):
+    full = Network({n: np.ones(shape) for n, shape in SHAPES.items()}, COUPLINGS)
+    HistoryWriter(tmp_path, full)
+    file = part(tmp_path, "events", 0)
     frame = pd.read_parquet(file)
-    pd.concat([frame, frame]).to_parquet(file)
-    with pytest.raises(HistoryError, match=re.escape(f"{folder} is damaged") + ".*recorded were"):
-        History.open(folder).at(0)
+    frame.to_parquet(file)  # as written by others
+    assert History.open(tmp_path).at(0) == full
+    change(frame).to_parquet(file)
+    with pytest.raises(HistoryError, match=f"{re.escape(str(file))} is damaged.*{message}"):
+        History.open(tmp_path).at(0)
+
+
+def test_events_that_do_not_follow_are_reported(tmp_path):
+    first, second, third = ({"fc": [row]} for row in ([1, 0, 0], [1, 1, 0], [0, 0, 1]))
+    writer = HistoryWriter(tmp_path, Network(first))
+    writer.append(1, Network(second), {"fc": {"grown": [1]}})
+    writer.append(2, Network(third), {"fc": {"removed": [0, 1], "grown": [2]}})
+    writer.append(3, Network(third), {})
+    file = part(tmp_path, "events", 2)
+    frame = pd.read_parquet(file)
+    for changed, message in (
+        (frame[:-1], "step 2 has 0 links in layer 'fc', recorded were 1"),
+        (frame[1:], "step 2 has 2 links in layer 'fc', recorded were 1"),
+        (frame.assign(column=[0, 2, 2]), "step 2: a link is lost twice, or was not there"),
+        (frame.assign(event="grown"), "step 2: a link is grown twice, or was there already"),
+        (frame.assign(event="gone"), "its layers or events are not those of the history"),
+    ):
+        changed.to_parquet(file)
+        history = History.open(tmp_path)
+        assert history.at(1) == Network(second)
+        with pytest.raises(
+            HistoryError, match=f"{re.escape(str(tmp_path))}.* is damaged.*{message}"
+        ):
+            history.at(3)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +512,10 @@ def test_an_event_that_cannot_have_happened_is_reported(recorded):
         (lambda meta: {**meta, "layers": {"fc1": [5]}}, "is damaged"),
         (lambda meta: {**meta, "layers": ["fc1"]}, "is damaged"),
         (lambda meta: {**meta, "couplings": [{"outputs": []}]}, "is damaged"),
-        (lambda meta: {**meta, "schema": meta["schema"] + 1}, "has schema 2.*reads 1"),
+        (lambda meta: {**meta, "couplings": [{"outputs": ["up"], "heads": 2}]}, "is damaged"),
+        (lambda meta: {**meta, "cuts": ["x"]}, "is damaged"),
+        (lambda meta: {**meta, "cuts": None}, "is damaged"),
+        (lambda meta: {**meta, "schema": meta["schema"] + 1}, "has schema 3.*reads 2"),
         (lambda meta: {**meta, "schema": "future"}, "has schema 'future'"),
     ],
 )
@@ -349,6 +535,24 @@ def test_there_is_no_history(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(HistoryError, match=re.escape(str(tmp_path / "file"))):
         History.open(tmp_path / "file")
+
+
+def test_couplings_come_back_with_all_they_say(tmp_path):
+    layers = {n: np.ones((8, 8)) for n in "qkv"}
+    couplings = (
+        Coupling(("q", "k"), head_dim=4, rotary=True),
+        Coupling(("v",), head_dim=4),
+    )
+    net = Network(layers, couplings)
+    HistoryWriter(tmp_path, net)
+    history = History.open(tmp_path)
+    assert history.couplings == couplings
+    assert history.at(0) == net
+    # and one that says less has the defaults
+    meta = json.loads((tmp_path / "_meta.json").read_text())
+    meta["couplings"] = [{"outputs": ["q"], "inputs": ["k"]}]
+    (tmp_path / "_meta.json").write_text(json.dumps(meta))
+    assert History.open(tmp_path).couplings == (Coupling(("q",), ("k",)),)
 
 
 def test_a_negative_step_is_refused(recorded):
@@ -412,106 +616,7 @@ def test_an_update_that_does_not_follow_is_refused_and_leaves_no_trace(
     assert history.at(6) == grown
 
 
-# ---- crashes and readers beside the writer ---------------------------------------------------
-
-
-def test_leftover_temporary_files_are_ignored(recorded):
-    folder, steps, networks, _ = recorded
-    for kind in ("events", "updates", "keyframes"):
-        (folder / kind / ".part-0000009999.parquet.tmp").write_bytes(b"half")
-    (folder / "._meta.json.tmp").write_bytes(b"{")
-    assert_is(History.open(folder), steps, networks)
-    assert len(pd.read_parquet(folder / "events")) == len(History.open(folder).events())
-
-
-@pytest.mark.parametrize("last", [KEYFRAME_EVERY, 3])
-def test_an_update_cut_off_before_its_end_never_happened(tmp_path, last):
-    steps, networks, events = evolution(11, last)
-    write(tmp_path, steps, networks, events)
-    part(tmp_path, "updates", steps[-1]).unlink()
-    history = History.open(tmp_path)
-    assert_is(history, steps[:-1], networks[:-1])
-    assert history.updates()["update"].max() == last - 1
-    assert set(history.events()["step"]) <= set(steps[:-1])
-
-
-@pytest.mark.parametrize("gone", [0, 1, 7, 19])
-def test_an_update_missing_in_the_middle_is_reported(recorded, gone):
-    folder, steps, _, _ = recorded
-    part(folder, "updates", steps[gone]).unlink()
-    with pytest.raises(HistoryError, match=f"update {gone} is missing from .*updates"):
-        History.open(folder)
-
-
-def test_a_history_cut_off_at_its_start_is_reported(tmp_path):
-    HistoryWriter(tmp_path, Network({"fc": np.eye(2)}))
-    part(tmp_path, "updates", 0).unlink()
-    with pytest.raises(HistoryError, match="updates is empty"):
-        History.open(tmp_path)
-
-
-class Crash(BaseException):
-    pass
-
-
-def test_whenever_the_writer_dies_a_consistent_prefix_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr("topo.history.KEYFRAME_EVERY", 2)
-    steps, networks, events = evolution(4, 5)
-    real, left, seen = os.replace, [0], set()
-
-    def replace(source, target, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:  # and not all of it had reached the disk
-            Path(source).write_bytes(Path(source).read_bytes()[:20])
-            raise Crash
-        real(source, target, **kwargs)
-
-    monkeypatch.setattr(os, "replace", replace)
-    for survives in range(100):
-        folder, left[0] = tmp_path / str(survives), survives
-        try:
-            write(folder, steps, networks, events)
-        except Crash:
-            if not (folder / "_meta.json").exists():
-                with pytest.raises(HistoryError, match=r"no _meta\.json"):
-                    History.open(folder)
-                continue
-        history = History.open(folder)
-        done = len(history.steps)
-        assert history.steps == steps[:done]
-        assert history.at(steps[-1]) == networks[done - 1]
-        seen.add(done)
-        if left[0] >= 0:
-            break
-    assert seen == set(range(1, len(steps) + 1))
-    assert done == len(steps)
-
-
-def test_a_reader_beside_the_writer_sees_a_consistent_prefix(tmp_path):
-    steps, networks, events = evolution(8, 2 * KEYFRAME_EVERY)
-    writer = HistoryWriter(tmp_path, networks[0])
-
-    written = threading.Event()
-
-    def read():
-        seen, last = 0, False
-        while not last:
-            last = written.is_set()
-            history = History.open(tmp_path)
-            assert len(history.steps) >= seen
-            seen = len(history.steps)
-            assert history.steps == steps[:seen]
-            assert history.at(steps[-1]) == networks[seen - 1]
-        return seen
-
-    with ThreadPoolExecutor(2) as pool:
-        readers = [pool.submit(read) for _ in range(2)]
-        try:
-            for step, net, event in zip(steps[1:], networks[1:], events[1:], strict=True):
-                writer.append(step, net, event)
-        finally:
-            written.set()
-        assert [reader.result() for reader in readers] == [len(steps)] * 2
+# ---- and the rest --------------------------------------------------------------------------
 
 
 def test_history_errors_are_value_errors():
@@ -521,7 +626,7 @@ def test_history_errors_are_value_errors():
 def test_the_repr_says_what_there_is(recorded):
     folder, steps, _, _ = recorded
     assert repr(History.open(folder)) == (
-        f"History({str(Path(folder))!r}: 4 layers, 20 updates, last step {steps[-1]})"
+        f"History({str(Path(folder))!r}: 4 layers, 35 updates, last step {steps[-1]})"
     )
 
 
@@ -536,7 +641,11 @@ def test_the_repr_says_what_there_is(recorded):
         ({"removed": [0.0]}, "integer link keys"),
         ({"remvoed": [0]}, "by kind"),
         ({"start": [1]}, "by kind"),
-        ({"grown": [0]}, "do not give its links"),
+        ({"grown": [0]}, "was there already"),
+        ({"grown": [1, 1]}, "grown twice"),
+        ({"grown": [1]}, "do not give its links"),
+        ({"grown": [4]}, "do not give its links"),
+        ({"grown": [-1]}, "do not give its links"),
     ],
 )
 def test_events_that_cannot_have_happened_are_refused(tmp_path, events, message):
@@ -548,7 +657,7 @@ def test_events_that_cannot_have_happened_are_refused(tmp_path, events, message)
         writer.append(1, Network({"fc": np.eye(2, 3)}), {})
     with pytest.raises(ValueError, match="no layer 'x'"):
         writer.append(1, net, {"x": {}})
-    with pytest.raises(ValueError, match=r"integer after 0, not 1\.5"):
+    with pytest.raises(ValueError, match=r"integer from 1, not 1\.5"):
         writer.append(1.5, net, {})
     writer.append(1, net, {})
     assert History.open(tmp_path).steps == [0, 1]
@@ -562,7 +671,7 @@ def test_a_failed_write_can_be_tried_again(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("topo.history.write_part", full)
+        patch.setattr("topo.history_writer.write_part", full)
         with pytest.raises(OSError, match="no space"):
             writer.append(1, net, {})
     writer.append(1, net, {})
@@ -601,7 +710,11 @@ def test_keyframes_are_of_the_present_topology(tmp_path):
 def test_meta_that_does_not_fit_is_reported(tmp_path):
     HistoryWriter(tmp_path, Network({"fc": np.eye(2)}))
     meta = (tmp_path / "_meta.json").read_text()
-    for old, new in (('"fc"', '"fx"'), ('"schema": 1', '"schema": true')):
+    for old, new in (('"fc"', '"fx"'), ('"schema": 2', '"schema": true')):
         (tmp_path / "_meta.json").write_text(meta.replace(old, new))
         with pytest.raises(HistoryError, match=r"_meta\.json"):
             History.open(tmp_path)
+    unknown = {**json.loads(meta), "couplings": [{"outputs": ["none"]}]}
+    (tmp_path / "_meta.json").write_text(json.dumps(unknown))
+    with pytest.raises(HistoryError, match="is damaged: a coupling names the layer 'none'"):
+        History.open(tmp_path).at(0)

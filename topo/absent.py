@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy import sparse
 
+from topo.adjacency import as_adjacency
+from topo.compiled import njit
 from topo.hashing import sample_integers
 
 __all__ = ["sample_absent"]
@@ -58,7 +59,8 @@ def sample_absent(
     >>> rows.tolist(), cols.tolist()
     ([0], [1])
     """
-    n_out, n_in = adjacency.shape
-    ranks = sample_integers(n_out * n_in - adjacency.nnz, k, key)
-    rows, cols = _cells_of_ranks(adjacency.indptr, adjacency.indices, n_in, ranks)
+    a = as_adjacency(adjacency)
+    n_out, n_in = a.shape
+    ranks = sample_integers(n_out * n_in - a.nnz, k, key)
+    rows, cols = _cells_of_ranks(a.indptr, a.indices, n_in, ranks)
     return rows, cols

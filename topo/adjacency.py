@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 """A layer's topology: a canonical, read-only boolean ``scipy.sparse.csr_array``.
 
 The shape is ``(n_out, n_in)``, as that of ``torch.nn.Linear.weight``: row ``v`` lists the input
@@ -8,12 +9,15 @@ changes.
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+
+from topo.checks import as_integer
+from topo.compiled import njit
 
 __all__ = [
     "as_adjacency",
@@ -142,9 +146,8 @@ def links(adjacency: sparse.csr_array) -> tuple[npt.NDArray[np.int32], npt.NDArr
     >>> rows.tolist(), cols.tolist()
     ([0, 1, 1], [1, 0, 1])
     """
-    n_out = adjacency.shape[0]
-    rows = np.repeat(np.arange(n_out, dtype=np.int32), np.diff(adjacency.indptr))
-    return rows, adjacency.indices
+    a = as_adjacency(adjacency)
+    return np.repeat(np.arange(a.shape[0], dtype=np.int32), np.diff(a.indptr)), a.indices
 
 
 def link_keys(adjacency: sparse.csr_array) -> npt.NDArray[np.int64]:
@@ -180,12 +183,28 @@ def transpose(
     indptr, indices, order : int32 arrays, shapes (n_in + 1,), (links,), (links,)
         ``values[order]`` are the values in the order of the transposed layer.
     """
-    n_in = adjacency.shape[1]
-    rows, cols = links(adjacency)
-    order = np.argsort(cols, kind="stable").astype(np.int32)
-    indptr = np.zeros(n_in + 1, dtype=np.int32)
-    np.cumsum(np.bincount(cols, minlength=n_in), out=indptr[1:])
-    return _frozen(indptr), _frozen(rows[order]), _frozen(order)
+    indptr, indices, order = _turn(adjacency.indptr, adjacency.indices, adjacency.shape[1])
+    return _frozen(indptr), _frozen(indices), _frozen(order)
+
+
+@njit(nogil=True, cache=True)
+def _turn(indptr, indices, n_cols):
+    """Row pointers and sorted indices of the transposed matrix, and where its entries were."""
+    t_indptr = np.zeros(n_cols + 1, dtype=np.int32)
+    for p in range(len(indices)):
+        t_indptr[indices[p] + 1] += 1
+    for col in range(n_cols):
+        t_indptr[col + 1] += t_indptr[col]
+    free = t_indptr[:-1].copy()
+    t_indices = np.empty(len(indices), dtype=np.int32)
+    order = np.empty(len(indices), dtype=np.int32)
+    for row in range(len(indptr) - 1):
+        for p in range(indptr[row], indptr[row + 1]):
+            at = free[indices[p]]
+            t_indices[at] = row
+            order[at] = p
+            free[indices[p]] = at + 1
+    return t_indptr, t_indices, order
 
 
 def link_count(density: float, n_out: int, n_in: int) -> int:
@@ -215,13 +234,15 @@ def link_count(density: float, n_out: int, n_in: int) -> int:
             f"density {density!r} leaves no link in a layer of {n_out} x {n_in} neurons: "
             f"use at least {1 / (n_out * n_in):.2g}, or exclude the layer"
         )
+    if count > _INT32_MAX:
+        raise ValueError(f"a layer of {n_out} x {n_in} with {count} links exceeds 32-bit indices")
     return count
 
 
 def _check_sizes(n_out: int, n_in: int) -> None:
     for name, size in (("n_out", n_out), ("n_in", n_in)):
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, not {size!r}")
+        if as_integer(name, size, 1) > _INT32_MAX:
+            raise ValueError(f"{name} = {size} exceeds 32-bit indices")
 
 
 def _is_canonical(matrix: Any) -> bool:
@@ -232,13 +253,28 @@ def _is_canonical(matrix: Any) -> bool:
         and matrix.dtype == bool
         and matrix.indices.dtype == matrix.indptr.dtype == np.int32
         and not (matrix.indices.flags.writeable or matrix.indptr.flags.writeable)
+        and len(matrix.indptr) == matrix.shape[0] + 1
         and len(matrix.indices) == len(matrix.data) == matrix.indptr[-1]
-        and matrix.indptr[0] == 0
-        and bool((np.diff(matrix.indptr) >= 0).all())
-        and (matrix.nnz == 0 or 0 <= matrix.indices.min() <= matrix.indices.max() < matrix.shape[1])
         and bool(matrix.data.all())
-        and bool(matrix.has_canonical_format)
+        and _ascending(matrix.indptr, matrix.indices, matrix.shape[1])
     )
+
+
+@njit(nogil=True, cache=True)
+def _ascending(indptr, indices, n_cols):
+    """Whether every row's columns ascend strictly within range; scipy's own flag can be set."""
+    if indptr[0] != 0 or indptr[-1] != len(indices):
+        return False
+    for row in range(len(indptr) - 1):
+        first, end = indptr[row], indptr[row + 1]
+        if first > end or end > len(indices):
+            return False
+        last = -1
+        for p in range(first, end):
+            if not last < indices[p] < n_cols:
+                return False
+            last = indices[p]
+    return True
 
 
 def _from_sorted_keys(keys: npt.NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_array:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["is_taken", "write_atomically"]
+__all__ = ["is_taken", "reading", "write_atomically"]
 
 
 def is_taken(path: Path) -> bool:
     """Whether a folder to be made would meet something: a file, or a folder that is not empty."""
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+@contextmanager
+def reading(file: Path, what: str) -> Iterator[BinaryIO]:
+    """Open a file; if it is damaged, name it, whatever the library that reads it raises."""
+    with file.open("rb") as f:
+        try:
+            yield f
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            if "allow_pickle" in reason:
+                reason = "it holds pickles, which may run any code when loaded: save plain arrays"
+            raise ValueError(f"{file} cannot be read as {what}: {reason}") from error
 
 
 def write_atomically(file: Path, content: bytes) -> None:

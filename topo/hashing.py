@@ -14,7 +14,9 @@ from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from topo.checks import as_bits, as_integer, as_key
+from topo.compiled import njit
 
 __all__ = ["hash_links", "sample_integers", "stream", "uniform"]
 
@@ -84,8 +86,17 @@ def hash_links(key: int, rows: npt.ArrayLike, cols: npt.ArrayLike = 0) -> npt.ND
     >>> topo.hash_links(topo.stream(0), [5, 9]).dtype
     dtype('uint64')
     """
-    r, c = np.broadcast_arrays(np.asarray(rows, np.int64), np.asarray(cols, np.int64))
-    return np.asarray(_hash_links(_U(key), np.ascontiguousarray(r), np.ascontiguousarray(c)))
+    r, c = np.broadcast_arrays(_as_indices("rows", rows), _as_indices("cols", cols))
+    return np.asarray(_hash_links(as_key(key), np.ascontiguousarray(r), np.ascontiguousarray(c)))
+
+
+def _as_indices(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim > 1 or array.dtype.kind not in ("iu" if array.size else "biuf"):
+        raise ValueError(f"{name} must be integers in one dimension, not {values!r}")
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must be below 2**63, not {array.max()}")
+    return array.astype(np.int64)
 
 
 def uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
@@ -98,7 +109,7 @@ def uniform(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     >>> bool(((u > 0) & (u < 1)).all())
     True
     """
-    return ((hashes >> _U(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return ((as_bits("hashes", hashes) >> _U(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 @njit(nogil=True, cache=True)
@@ -139,11 +150,10 @@ def sample_integers(n: int, k: int, key: int) -> npt.NDArray[np.int64]:
     >>> len(set(sample.tolist()))
     3
     """
-    if not 0 <= k <= n:
-        raise ValueError(f"cannot draw {k} distinct integers out of {n}")
-    n, k = int(n), int(k)
+    n = as_integer("n", n, 0, 2**63 - 1)
+    k = as_integer("k", k, 0, n)
     if 2 * k <= n:
-        return np.sort(_distinct(n, k, _U(key)))
+        return np.sort(_distinct(n, k, as_key(key)))
     left_out = np.ones(n, dtype=bool)
-    left_out[_distinct(n, n - k, _U(key))] = False
+    left_out[_distinct(n, n - k, as_key(key))] = False
     return np.flatnonzero(left_out)

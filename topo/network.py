@@ -1,19 +1,24 @@
-"""The sparse layers of a model as one graph, and its percolation."""
+"""The sparse layers of a model as one graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from topo.adjacency import as_adjacency, links, wrap_csr
+from topo.adjacency import as_adjacency
+from topo.checks import check_type
+from topo.masks import as_links, read_masks, select
 
-__all__ = ["Coupling", "Network", "active_neuron_rate", "percolate"]
+__all__ = ["Coupling", "Network"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,37 @@ class Coupling:
     there are several: gate and up, Q and K) and, if there are `inputs`, any of them has a link
     out of it.
 
+    Parameters
+    ----------
+    outputs, inputs : tuple of str
+        Layer names.
+    head_dim : int, optional
+        Neurons per attention head. Sides may then differ in their number of heads (grouped
+        queries): head h of the largest side meets head ``h // (H / heads)`` of a side with fewer
+        heads, H being the heads of the largest (``repeat_kv`` in Hugging Face). Such a neuron is
+        active when any of its copies is. Default: all sides have the same neurons, one to one.
+    rotary : bool
+        Rotary embeddings mix positions i and ``i + head_dim / 2`` of a head: the two are active
+        together, and a layer has a link there if it has one at either.
+
     Examples
     --------
     >>> import topo
     >>> topo.Coupling(outputs=("gate", "up"), inputs=("down",))
     Coupling(outputs=('gate', 'up'), inputs=('down',))
+
+    An attention block with rotary embeddings, whose k and v may have fewer heads than q and o:
+
+    >>> topo.Coupling(("q", "k"), head_dim=64, rotary=True)
+    Coupling(outputs=('q', 'k'), head_dim=64, rotary=True)
+    >>> topo.Coupling(("v",), ("o",), head_dim=64)
+    Coupling(outputs=('v',), inputs=('o',), head_dim=64)
     """
 
     outputs: tuple[str, ...]
     inputs: tuple[str, ...] = ()
+    head_dim: int | None = None
+    rotary: bool = False
 
     def __post_init__(self) -> None:
         for side in ("outputs", "inputs"):
@@ -43,6 +70,27 @@ class Coupling:
             object.__setattr__(self, side, tuple(names))
         if not self.outputs:
             raise ValueError("a coupling needs at least one layer in outputs")
+        if self.head_dim is not None:
+            whole = isinstance(self.head_dim, Integral) and not isinstance(self.head_dim, bool)
+            if not whole or self.head_dim < 1:
+                raise ValueError(f"head_dim is a positive integer or None, not {self.head_dim!r}")
+            object.__setattr__(self, "head_dim", int(self.head_dim))
+        if not isinstance(self.rotary, bool):
+            raise ValueError(f"rotary is True or False, not {self.rotary!r}")
+        if self.rotary and (self.head_dim is None or self.head_dim % 2):
+            raise ValueError(
+                "rotary embeddings pair the two halves of a head: rotary=True needs an even "
+                f"head_dim, not {self.head_dim!r}"
+            )
+
+    def __repr__(self) -> str:
+        given = [f"outputs={self.outputs!r}"]
+        given += [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)[1:]
+            if getattr(self, f.name) != f.default
+        ]
+        return f"Coupling({', '.join(given)})"
 
 
 class Network:
@@ -69,7 +117,7 @@ class Network:
     Raises
     ------
     ValueError
-        If there is no layer, or a coupling names an unknown layer or sides of unequal size.
+        If there is no layer, or a coupling names an unknown layer or sides that do not fit.
 
     Examples
     --------
@@ -88,6 +136,7 @@ class Network:
         *,
         weights: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
+        check_type("layers", layers, Mapping)
         adjacencies: dict[str, sparse.csr_array] = {}
         for name, matrix in layers.items():
             if not isinstance(name, str):
@@ -103,9 +152,11 @@ class Network:
             couplings = (Coupling((a,), (b,)) for a, b in pairwise(adjacencies))
         self.couplings: tuple[Coupling, ...] = tuple(couplings)
         for coupling in self.couplings:
+            check_type("a coupling", coupling, Coupling)
             self._check(coupling)
         self.weights: dict[str, sparse.csr_array] | None = None
         if weights is not None:
+            check_type("weights", weights, Mapping)
             if set(weights) != set(adjacencies):
                 raise ValueError(
                     f"weights are of the layers {', '.join(weights) or 'none'}, "
@@ -115,26 +166,59 @@ class Network:
 
     @classmethod
     def from_masks(
-        cls, masks: Mapping[str, Any], couplings: Iterable[Coupling] | None = None
+        cls,
+        masks: Mapping[str, Any] | str | os.PathLike[str],
+        couplings: Iterable[Coupling] | None = None,
+        *,
+        include: str | Sequence[str] = ("*",),
+        weights: bool = False,
     ) -> Network:
         """Make a network from any model's masks or weights: a link wherever an entry is not zero.
+
+        Parameters
+        ----------
+        masks : mapping of str to matrix, or path
+            Matrices of shape (n_out, n_in) by layer name, from input to output: arrays, scipy
+            sparse matrices, torch tensors (dense or sparse). Or a file: ``.npz`` (of
+            `numpy.savez`, `scipy.sparse.save_npz` or `topo.save_npz`), ``.npy``, ``.mat`` (to
+            version 7) or ``.safetensors``. A file of one unnamed matrix makes a layer with the
+            file's name. Nothing is unpickled.
+        couplings : iterable of Coupling, optional
+            Which neurons are shared. Default: those that `topo.save_npz` stored; else a chain.
+        include : str or sequence of str
+            Patterns (`fnmatch`) of the names that are layers. A vector or a kernel is none: leave
+            biases, norms and convolutions out, say with ``include="*.weight"``.
+        weights : bool
+            Keep the values of the links in `Network.weights`.
+
+        Raises
+        ------
+        ValueError
+            If an included entry is no matrix of numbers or holds NaN, no entry is included, or a
+            file is damaged.
 
         Examples
         --------
         >>> import numpy as np, topo
-        >>> topo.Network.from_masks({"fc": np.array([[0.5, 0.0], [0.0, -2.0]])})
-        Network(fc: 2x2, 2 links)
+        >>> state = {"fc.weight": np.array([[0.5, 0.0], [0.0, -2.0]]), "fc.bias": np.zeros(2)}
+        >>> net = topo.Network.from_masks(state, include="*.weight", weights=True)
+        >>> net, net.weights["fc.weight"].data.tolist()
+        (Network(fc.weight: 2x2, 2 links), [0.5, -2.0])
         """
-        layers = {}
-        for name, mask in masks.items():
-            mask = getattr(mask, "detach", lambda mask=mask: mask)()  # a torch parameter
-            values = mask.tocsr() if sparse.issparse(mask) else np.asarray(mask)
-            if values.dtype.kind not in "biuf":
-                raise ValueError(f"layer {name!r} holds {values.dtype}, not numbers")
-            if np.isnan(values.data if sparse.issparse(values) else values).any():
-                raise ValueError(f"layer {name!r} holds NaN: neither a link nor none")
-            layers[name] = values != 0
-        return cls(layers, couplings)
+        if not isinstance(masks, Mapping):
+            from topo.npz import is_saved, load_npz  # which make networks
+
+            path = Path(masks)
+            if is_saved(path):
+                return _of_file(path, load_npz(path), couplings, include, weights)
+            found = read_masks(path, include)
+        else:
+            found = {name: as_links(name, masks[name]) for name in select(masks, include)}
+        return cls(
+            {name: adjacency for name, (adjacency, _) in found.items()},
+            couplings,
+            weights={name: values for name, (_, values) in found.items()} if weights else None,
+        )
 
     @property
     def links(self) -> int:
@@ -148,6 +232,7 @@ class Network:
 
     def replace(self, layers: Mapping[str, sparse.csr_array]) -> Network:
         """Return a network with the same layer names and couplings, other links and no weights."""
+        check_type("layers", layers, Mapping)
         strange = set(layers) - set(self.layers)
         if strange:
             raise ValueError(f"the network has no layer {', '.join(map(repr, sorted(strange)))}")
@@ -187,85 +272,18 @@ class Network:
                     )
                 what = f"{('outputs', 'inputs')[side]} of {name!r}"
                 sizes[what] = self.layers[name].shape[side]
-        if len(set(sizes.values())) > 1:
-            counts = ", ".join(f"{n} {what}" for what, n in sizes.items())
+        counts = ", ".join(f"{n} {what}" for what, n in sizes.items())
+        if coupling.head_dim is None:
+            if len(set(sizes.values())) > 1:
+                raise ValueError(
+                    f"coupled layers share their neurons, but these differ in number: {counts} "
+                    "(pass couplings=() for unconnected layers, head_dim=... for grouped queries)"
+                )
+        elif any(n % coupling.head_dim or max(sizes.values()) % n for n in sizes.values()):
             raise ValueError(
-                f"coupled layers share their neurons, but these differ in number: {counts} "
-                "(pass couplings=() for unconnected layers)"
+                f"every side of a coupling by heads has whole heads of {coupling.head_dim} "
+                f"neurons, and the largest a multiple of each other's; there are {counts}"
             )
-
-
-def percolate(network: Network) -> Network:
-    """Remove the links of inactive hidden neurons until none is left.
-
-    A hidden neuron without incoming or without outgoing links carries no signal, so its remaining
-    links are removed, which may silence further neurons. Links alone decide; biases are ignored.
-
-    Parameters
-    ----------
-    network : Network
-
-    Returns
-    -------
-    Network
-        The fixed point, without weights. Layers that lost nothing are the same objects. Neurons
-        that no coupling names (inputs, outputs, everything dense) are never percolated.
-
-    References
-    ----------
-    "Network percolation" of Zhang et al., ICLR 2024, section 3 (CHT).
-
-    Examples
-    --------
-    Hidden neuron 0 has no outgoing link: its incoming link goes.
-
-    >>> import topo
-    >>> net = topo.percolate(topo.Network({"fc1": [[1, 0], [1, 1]], "fc2": [[0, 1]]}))
-    >>> net.layers["fc1"].toarray().astype(int)
-    array([[0, 0],
-           [1, 1]])
-    """
-    layers = dict(network.layers)
-    changed = True
-    while changed:
-        changed = False
-        # for a chain, one sweep back and one forward reach the fixed point; a third sees it
-        for coupling in (*reversed(network.couplings), *network.couplings):
-            active = _active(layers, coupling)
-            for side, names in ((0, coupling.outputs), (1, coupling.inputs)):
-                for name in names:
-                    kept = _keep_neurons(layers[name], active, side)
-                    changed |= kept is not layers[name]
-                    layers[name] = kept
-    return network.replace(layers)
-
-
-def active_neuron_rate(network: Network) -> float:
-    """Share of neurons that still have a link after percolation (ANP).
-
-    Counted on the input side of every layer and on the output side of each last one (a layer
-    whose outputs no other layer reads), over all neurons so counted, input features included.
-    The network itself is left as it is.
-
-    References
-    ----------
-    "Active neuron post-percolation rate" of Zhang et al., ICLR 2024 (CHT).
-
-    Examples
-    --------
-    Of two inputs, two hidden neurons and one output, hidden neuron 0 is inactive.
-
-    >>> import topo
-    >>> topo.active_neuron_rate(topo.Network({"fc1": [[1, 0], [1, 1]], "fc2": [[0, 1]]}))
-    0.8
-    """
-    inner = {name for c in network.couplings if c.inputs for name in c.outputs}
-    active = total = 0
-    for name, a in percolate(network).layers.items():
-        sides = (1,) if name in inner else (1, 0)
-        active += sum(int(np.count_nonzero(_degrees(a, side))) for side in sides)
-        total += sum(a.shape[side] for side in sides)
-    return active / total
 
 
 def _weighted(name: str, a: sparse.csr_array, values: npt.ArrayLike) -> sparse.csr_array:
@@ -275,27 +293,23 @@ def _weighted(name: str, a: sparse.csr_array, values: npt.ArrayLike) -> sparse.c
     return sparse.csr_array((data, a.indices, a.indptr), shape=a.shape, copy=False)
 
 
-def _degrees(a: sparse.csr_array, side: int) -> npt.NDArray[np.int64]:
-    """Links of each output neuron (side 0) or input neuron (side 1)."""
-    if side == 0:
-        return np.diff(a.indptr).astype(np.int64)
-    return np.bincount(a.indices, minlength=a.shape[1])
-
-
-def _active(layers: Mapping[str, sparse.csr_array], coupling: Coupling) -> npt.NDArray[np.bool_]:
-    active = np.logical_and.reduce([_degrees(layers[n], 0) > 0 for n in coupling.outputs])
-    if coupling.inputs:
-        active &= np.logical_or.reduce([_degrees(layers[n], 1) > 0 for n in coupling.inputs])
-    return np.asarray(active)
-
-
-def _keep_neurons(
-    a: sparse.csr_array, active: npt.NDArray[np.bool_], side: int
-) -> sparse.csr_array:
-    rows, cols = links(a)
-    kept = active[cols if side else rows]
-    if kept.all():
-        return a
-    indptr = np.zeros(a.shape[0] + 1, dtype=np.int32)
-    np.cumsum(np.bincount(rows[kept], minlength=a.shape[0]), out=indptr[1:])
-    return wrap_csr(indptr, cols[kept], a.shape)
+def _of_file(
+    path: Path,
+    saved: Network,
+    couplings: Iterable[Coupling] | None,
+    include: str | Sequence[str],
+    weights: bool,
+) -> Network:
+    """What `from_masks` makes of a file of `topo.save_npz`."""
+    if list(select(saved.layers, include)) != list(saved.layers):
+        raise ValueError(
+            f"{path} holds a whole network: take its layers from topo.load_npz, not include="
+        )
+    if weights and saved.weights is None:
+        raise ValueError(f"{path} holds a network without weights: pass weights=False")
+    values = saved.weights if weights else None
+    return Network(
+        saved.layers,
+        saved.couplings if couplings is None else couplings,
+        weights=None if values is None else {n: w.data for n, w in values.items()},
+    )

@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
 """Bipartite small world (BSW): a ring lattice with a share of its links rewired."""
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ import numpy as np
 from scipy import sparse
 
 from topo.absent import sample_absent
-from topo.adjacency import _from_sorted_keys, link_count, link_keys
+from topo.adjacency import _turn, link_count, wrap_csr
+from topo.compiled import njit
+from topo.generators._ring import equal_shares, nearest
 from topo.hashing import sample_integers, stream
 
 __all__ = ["small_world"]
@@ -60,23 +63,35 @@ def small_world(
         raise ValueError(f"beta, the share of rewired links, must be in [0, 1], not {beta!r}")
     links = link_count(density, n_out, n_in)
     n_out, n_in = int(n_out), int(n_in)
-    large, small = max(n_out, n_in), min(n_out, n_in)
-    edges = np.arange(large + 1, dtype=np.int64) * links // large
-    degree = np.diff(edges)
-    # the window's first node is ceil(p - k / 2), in integers
-    first = -((degree * large - 2 * np.arange(large, dtype=np.int64) * small) // (2 * large))
-    large_end = np.repeat(np.arange(large, dtype=np.int64), degree)
-    small_end = np.repeat(first - edges[:-1], degree) + np.arange(links, dtype=np.int64)
-    small_end %= small
-    rows, cols = (large_end, small_end) if n_out >= n_in else (small_end, large_end)
-    lattice = np.sort(rows * n_in + cols)
+    indptr = equal_shares(links, max(n_out, n_in))
+    indices = nearest(indptr, min(n_out, n_in))
+    if n_out < n_in:
+        indptr, indices, _ = _turn(indptr, indices, n_out)
 
     moved = round(float(beta) * links)
     cut = sample_integers(links, moved, stream(seed, "small_world", "cut"))
-    if not moved:
-        return _from_sorted_keys(lattice, (n_out, n_in))
-    kept = np.delete(lattice, cut)
-    rest = _from_sorted_keys(kept, (n_out, n_in))
-    new_rows, new_cols = sample_absent(rest, moved, stream(seed, "small_world", "rewire"))
-    new = new_rows.astype(np.int64) * n_in + new_cols
-    return _from_sorted_keys(np.sort(np.concatenate([link_keys(rest), new])), (n_out, n_in))
+    if moved:
+        indptr = indptr - np.searchsorted(cut, indptr)
+        indices = np.delete(indices, cut)
+        rest = wrap_csr(indptr.astype(np.int32), indices, (n_out, n_in))
+        rows, cols = sample_absent(rest, moved, stream(seed, "small_world", "rewire"))
+        indptr, indices = _with_links(indptr, indices, rows, cols)
+    return wrap_csr(indptr.astype(np.int32), indices, (n_out, n_in))
+
+
+@njit(nogil=True, cache=True)
+def _with_links(indptr, indices, rows, cols):
+    """Merge further links, in row-major order, into sorted rows."""
+    new_indptr = indptr.copy()
+    new_indices = np.empty(len(indices) + len(cols), dtype=np.int32)
+    p, q = 0, 0
+    for row in range(len(indptr) - 1):
+        while p < indptr[row + 1] or (q < len(rows) and rows[q] == row):
+            if q == len(rows) or rows[q] > row or (p < indptr[row + 1] and indices[p] < cols[q]):
+                new_indices[p + q] = indices[p]
+                p += 1
+            else:
+                new_indices[p + q] = cols[q]
+                q += 1
+        new_indptr[row + 1] = p + q
+    return new_indptr, new_indices

@@ -20,9 +20,10 @@ the scores are
 with z over the local community. In every one a neuron weighs ``f(z) = (1 + i di(z)) / de*(z)``,
 i = 1 for CH2 and 0 for CH3: the node-based scores add f, the path-based ones add sqrt(f f).
 
-Both kernels work on a block of rows v. They visit the input neurons z2 in the outer loop, so that
-z2's common neighbours with all u are counted once for the block, and sum in an order that depends
-on the row alone: any block size gives the same bits.
+The kernels here follow the links, for layers with few of them: they work on a block of rows v and
+visit the other ends in the outer loop, so that common neighbours are counted once for the block.
+`topo.predictors._tiles` does the same with dense tiles. Both add in an order that depends on the
+cell alone, so that any block size and either way give the same bits.
 
 References
 ----------
@@ -36,14 +37,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from topo.compiled import njit
 from topo.predictors._base import Layer, Predictor
+from topo.predictors._tiles import NodeTiles, PathTiles
 
 __all__ = ["ch2_l3n", "ch2_l3p", "ch3_l3n", "ch3_l3p"]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _count_common(node, indptr, indices, t_indptr, t_indices, count, touched):
     """Count the neighbours that `node` shares with every node of its side.
 
@@ -62,7 +64,7 @@ def _count_common(node, indptr, indices, t_indptr, t_indices, count, touched):
     return found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _block_columns(indptr, indices, n_in, rows):
     """For each input neuron, the positions in `rows` of the output neurons linked to it."""
     start = np.zeros(n_in + 1, dtype=np.int64)
@@ -80,24 +82,25 @@ def _block_columns(indptr, indices, n_in, rows):
     return start, members
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _node_scores(indptr, indices, t_indptr, t_indices, rows, internal, out):
     n_out, n_in = len(indptr) - 1, len(t_indptr) - 1
-    count = np.zeros(max(n_out, n_in), dtype=np.int64)
-    touched = np.empty(max(n_out, n_in), dtype=np.int64)
+    size = max(n_in, len(rows))
+    count, touched = np.zeros(size, dtype=np.int64), np.empty(size, dtype=np.int64)
     out[:] = 0.0
 
-    for b in range(len(rows)):  # the z1, which share neighbours with v
-        found = _count_common(rows[b], indptr, indices, t_indptr, t_indices, count, touched)
-        for i in range(found):
-            z1 = touched[i]
-            degree = indptr[z1 + 1] - indptr[z1]
-            f = (1.0 + internal * count[z1]) / max(degree - count[z1], 1)
-            count[z1] = 0
-            for p in range(indptr[z1], indptr[z1 + 1]):
-                out[b, indices[p]] += f
-
     start, members = _block_columns(indptr, indices, n_in, rows)
+    for z1 in range(n_out):  # the z1, which share neighbours with v
+        found = _count_common(z1, indptr, indices, start, members, count, touched)
+        degree = indptr[z1 + 1] - indptr[z1]
+        for i in range(found):
+            b = touched[i]
+            f = (1.0 + internal * count[b]) / max(degree - count[b], 1)
+            count[b] = 0
+            row = out[b]
+            for p in range(indptr[z1], indptr[z1 + 1]):
+                row[indices[p]] += f
+
     f_u = np.empty(n_in)
     for z2 in range(n_in):  # the z2, which share neighbours with u
         if start[z2] == start[z2 + 1]:
@@ -114,7 +117,7 @@ def _node_scores(indptr, indices, t_indptr, t_indices, rows, internal, out):
                 row[touched[i]] += f_u[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _path_scores(indptr, indices, t_indptr, t_indices, rows, internal, out):
     n_out, n_in = len(indptr) - 1, len(t_indptr) - 1
     count = np.zeros(max(n_out, n_in), dtype=np.int64)
@@ -156,16 +159,14 @@ def _path_scores(indptr, indices, t_indptr, t_indices, rows, internal, out):
                 through[u] = 0.0
 
 
-def _predictor(name: str, kernel: object, internal: float) -> Predictor:
+def _predictor(name: str, kernel: object, tiles: type[NodeTiles], internal: float) -> Predictor:
     def score_rows(layer: Layer, rows: npt.NDArray[np.int64], out: npt.NDArray[np.float64]) -> None:
-        kernel(  # type: ignore[operator]
-            layer.indptr, layer.indices, layer.t_indptr, layer.t_indices, rows, internal, out
-        )
+        kernel(*layer.arrays, rows, internal, out)  # type: ignore[operator]
 
-    return Predictor(name, score_rows)
+    return Predictor(name, score_rows, tiles=tiles(internal))
 
 
-ch3_l3p = _predictor("ch3_l3p", _path_scores, 0.0)
-ch2_l3p = _predictor("ch2_l3p", _path_scores, 1.0)
-ch3_l3n = _predictor("ch3_l3n", _node_scores, 0.0)
-ch2_l3n = _predictor("ch2_l3n", _node_scores, 1.0)
+ch3_l3p = _predictor("ch3_l3p", _path_scores, PathTiles, 0.0)
+ch2_l3p = _predictor("ch2_l3p", _path_scores, PathTiles, 1.0)
+ch3_l3n = _predictor("ch3_l3n", _node_scores, NodeTiles, 0.0)
+ch2_l3n = _predictor("ch2_l3n", _node_scores, NodeTiles, 1.0)

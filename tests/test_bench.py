@@ -1,0 +1,82 @@
+"""The benchmarks run, and what they compare with is right."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import topo
+from analysis import draw_scaling
+from analysis.__main__ import main as analyse
+from dst import bench_graphs, bench_history
+from dst.__main__ import main
+
+
+def test_the_rivals_compute_the_same_scores():
+    a = topo.erdos_renyi(40, 50, 0.15, seed=0)
+    products = bench_graphs._ch2_l3n_dense(bench_graphs._dense(a)).numpy()
+    np.testing.assert_allclose(products, topo.link_scores(a, "ch2_l3n"), rtol=1e-5)
+    loop = bench_graphs._ch3_l3p_loop(a)
+    expected = topo.link_scores(a, "ch3_l3p", dtype=np.float64)
+    np.testing.assert_allclose(loop, expected, rtol=1e-12)
+
+
+def test_tables_are_printed(capsys, monkeypatch):
+    bench_graphs.predictors([(40, 30, 0.1)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[2:]] == ["ch2_l3n", "ch3_l3p"]
+    assert [line.split(maxsplit=6)[6] for line in lines[2:]] == ["torch products", "numba loop"]
+    bench_graphs.generators(64)
+    printed = capsys.readouterr().out
+    assert "64 x 64, 205 links" in printed
+    assert all(printed.count(name) == 3 for name in topo.GENERATORS)
+    monkeypatch.setattr(bench_history, "SHAPES", {"fc": (64, 32)})
+    bench_history.history(3)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["no", "yes"]
+
+
+@pytest.mark.parametrize("name", ["ch3_l3p", "torch"])
+def test_time_and_memory_are_those_of_a_process(name):
+    measured = bench_graphs._in_a_process(600, 600, 0.05, name, 0.3)
+    assert measured["seconds"] > 0
+    assert 0 < measured["extra_mb"] < measured["peak_mb"]
+
+
+def test_links_of_real_networks_are_found_again(tmp_path, monkeypatch, capsys):
+    groups = np.kron(np.eye(3), np.ones((6, 6)))
+    (tmp_path / "networks" / "bipartite").mkdir(parents=True)
+    file = tmp_path / "networks" / "bipartite" / "groups.edges"
+    np.savetxt(file, np.argwhere(groups), "%d", header="three groups")
+    monkeypatch.setenv("EPITOPO_DATA", str(tmp_path))
+    assert main(["bench", "recovery", "--out", str(tmp_path / "t.csv")]) == 0
+    assert "groups" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "t.csv").set_index("predictor")
+    assert list(table.index) == list(topo.PREDICTORS)
+    assert (table.precision["ch2_l3n"], table.auc_roc["ch3_l3p"]) == (1, 1)
+    assert table.auc_roc["random"] == 0.5
+    monkeypatch.setenv("EPITOPO_DATA", str(tmp_path / "nowhere"))
+    assert main(["bench", "recovery"]) == 2
+    assert "point EPITOPO_DATA at the data sets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
+def test_the_figure_of_growing_time_and_memory(ending, tmp_path):
+    rows = [
+        {"sweep": s, "n": n, "density": d, "predictor": p, "seconds": n * d, "extra_mb": n}
+        for s, n, d in (("size", 10, 0.1), ("size", 20, 0.1), ("dense", 9, 0.1), ("dense", 9, 0.2))
+        for p in ("ch2_l3n", "ch3_l3p", "torch")
+    ]
+    table = pd.DataFrame(rows)
+    file = draw_scaling(table, tmp_path / f"f.{ending}")
+    assert file.stat().st_size > 5000
+    if ending == "svg":
+        text = file.read_text()
+        assert all(word in text for word in ("CH2-L3n, topo", "neurons on each side", "density"))
+    table.to_csv(tmp_path / "t.csv", index=False)
+    arguments = ["figure", "scaling", str(tmp_path / "t.csv"), "--out"]
+    assert analyse([*arguments, str(tmp_path / f"again.{ending}")]) == 0
+    assert (tmp_path / f"again.{ending}").stat().st_size > 5000
+    assert analyse([*arguments, str(tmp_path / "nowhere" / "f.svg")]) == 2
+    with pytest.raises(ValueError, match="the table has no column seconds"):
+        draw_scaling(table.drop(columns="seconds"), file)
+    with pytest.raises(ValueError, match=r"must end in \.svg"):
+        draw_scaling(table, tmp_path / "figure")
