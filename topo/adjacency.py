@@ -26,6 +26,7 @@ __all__ = [
     "link_keys",
     "links",
     "locate",
+    "positions",
     "transpose",
     "wrap_csr",
 ]
@@ -171,6 +172,32 @@ def locate(keys: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDA
     inside = at < len(among)
     found[inside] = among[at[inside]] == keys[inside]
     return np.where(found, at, -1)
+
+
+def positions(adjacency: sparse.csr_array, among: sparse.csr_array) -> npt.NDArray[np.int64]:
+    """Position of each link in the row-major order of another topology, or -1 where it is absent.
+
+    Examples
+    --------
+    >>> import topo
+    >>> new, old = topo.as_adjacency([[0, 1], [1, 1]]), topo.as_adjacency([[1, 0], [0, 1]])
+    >>> topo.adjacency.positions(new, among=old).tolist()
+    [-1, -1, 1]
+    """
+    return _positions(adjacency.indptr, adjacency.indices, among.indptr, among.indices)
+
+
+@njit(nogil=True, cache=True)
+def _positions(indptr, indices, among_indptr, among):
+    out = np.full(len(indices), -1, dtype=np.int64)
+    for row in range(len(indptr) - 1):
+        q, end = among_indptr[row], among_indptr[row + 1]
+        for p in range(indptr[row], indptr[row + 1]):
+            while q < end and among[q] < indices[p]:
+                q += 1
+            if q < end and among[q] == indices[p]:
+                out[p] = q
+    return out
 
 
 def transpose(

@@ -11,16 +11,23 @@ from typing import Any
 
 import numba
 
-__all__ = ["njit"]
+__all__ = ["cfunc", "njit"]
 
 
 def njit(*, cache: bool, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit`, without the cache where no folder can be written (a read-only container)."""
+    return lambda kernel: _cached_or_not(
+        lambda keep: numba.njit(cache=keep, **options)(kernel), cache
+    )
 
-    def compile_kernel(kernel: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(cache=cache, **options)(kernel)
-        except RuntimeError:
-            return numba.njit(cache=False, **options)(kernel)
 
-    return compile_kernel
+def cfunc(signature: Any, function: Callable[..., Any]) -> Any:
+    """A function that C can call, by `numba.cfunc`, cached likewise."""
+    return _cached_or_not(lambda keep: numba.cfunc(signature, cache=keep)(function), True)
+
+
+def _cached_or_not(compile_it: Callable[[bool], Any], cache: bool) -> Any:
+    try:
+        return compile_it(cache)
+    except RuntimeError:
+        return compile_it(False)
