@@ -65,7 +65,7 @@ class SparsityConfig:
     every : int or None
         Steps between topology updates; null is one epoch.
     layout : str
-        How the weights are stored (auto, csr).
+        How the weights are stored (auto, csr, masked).
     """
 
     method: str | None = None

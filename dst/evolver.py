@@ -17,7 +17,7 @@ from torch import nn
 import topo
 from dst.graph import network, sparse_layers
 from dst.methods import METHODS, Links, Method
-from dst.sparse_linear import SparseLinear, gather_
+from dst.rewire import matching, rewire
 from topo.adjacency import link_keys, locate
 from topo.checks import as_integer
 from topo.names import find
@@ -133,14 +133,15 @@ class Evolver:
         self.method = method if isinstance(method, Method) else find(METHODS, method, "method")
         for name, number in (("every", every), ("total_steps", total_steps)):
             as_integer(name, number, 1)
+        self.model = model
         self.layers = sparse_layers(model)
         start = network(model, couplings)
         self.couplings = start.couplings
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        strange = [n for n, layer in self.layers.items() if id(layer.values) not in held]
+        strange = [n for n, layer in self.layers.items() if id(layer.parameter) not in held]
         if strange:
             raise ValueError(
-                f"the optimizer does not hold the values of {', '.join(map(repr, strange))}: "
+                f"the optimizer does not hold the weights of {', '.join(map(repr, strange))}: "
                 "make the optimizer after dst.sparsify, and freeze no layer that is to evolve"
             )
         self.optimizer = optimizer
@@ -153,7 +154,9 @@ class Evolver:
         #: The step of the last update; 0 if there is none.
         self.last = self.every * (min(math.floor(end + 1e-9), self.total_steps - 1) // self.every)
         self._end = end
-        self._followers = [_matching(f, self.layers) for f in followers]
+        self._followers = tuple(followers)
+        for follower in followers:
+            matching(follower, self.layers)
         self.history = (
             topo.HistoryWriter(history, start)
             if isinstance(history, (str, os.PathLike))
@@ -191,7 +194,7 @@ class Evolver:
         """
         if self.history is None:
             raise ValueError("there is no history to write to: pass history=path")
-        weights = {n: layer.values.detach().cpu().numpy() for n, layer in self.layers.items()}
+        weights = {n: layer.link_values().cpu().numpy() for n, layer in self.layers.items()}
         self.history.keyframe(self.steps, weights)
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,7 +238,7 @@ class Evolver:
             for name, a in left.layers.items()
         }
 
-        events, record, sources = {}, {}, {}
+        events, record = {}, {}
         for name in self.layers:
             old, kept = link_keys(before[name]), link_keys(remaining[name])
             survived, new = link_keys(left.layers[name]), link_keys(after[name])
@@ -250,22 +253,19 @@ class Evolver:
             overlap = back / counts["grown"] if counts["grown"] else float("nan")
             record[name] = LayerUpdate(len(new), **counts, overlap=overlap)
             events[name] = phases
-            sources[name] = torch.from_numpy(locate(new, among=old))
 
+        for name, layer in self.layers.items():
+            layer.check_rewire(after[name])
         if self.history is not None:  # first: if the disk is full, the model is as recorded
             overlaps = {name: update.overlap for name, update in record.items()}
             self.history.append(step, left.replace(after), events, overlaps)
-        for name, layer in self.layers.items():
-            source = sources[name].to(layer.values.device)
-            self._move(layer, after[name], source)
-            for follower in self._followers:
-                follower[name].rewire(after[name], source.to(follower[name].values.device))
+        rewire(self.model, after, self.optimizer, self._followers)
         return Update(step, record)
 
     def _remove(
         self, name: str, a: sparse.csr_array, step: int, progress: float
     ) -> sparse.csr_array:
-        weights = self.layers[name].values.detach().cpu().numpy().astype(np.float64)
+        weights = self.layers[name].link_values().cpu().double().numpy()
         if not np.isfinite(weights).all():
             bad = int((~np.isfinite(weights)).sum())
             raise ValueError(
@@ -296,23 +296,3 @@ class Evolver:
         return topo.from_links(
             np.concatenate([rows, new_rows]), np.concatenate([cols, new_cols]), a.shape
         )
-
-    def _move(self, layer: SparseLinear, after: sparse.csr_array, source: torch.Tensor) -> None:
-        shape = layer.values.shape
-        for state in self.optimizer.state.get(layer.values, {}).values():
-            if isinstance(state, torch.Tensor) and state.shape == shape:
-                gather_(state, source)
-        layer.rewire(after, source)
-
-
-def _matching(follower: nn.Module, layers: Mapping[str, SparseLinear]) -> dict[str, SparseLinear]:
-    """The follower's copies of the layers."""
-    own = sparse_layers(follower)
-    if list(own) != list(layers) or not all(
-        torch.equal(twin.indices, layers[name].indices) for name, twin in own.items()
-    ):
-        raise ValueError(
-            "a follower must be a copy of the model, with sparse layers of the same names and "
-            f"links; this one has {', '.join(own) or 'none'}"
-        )
-    return own

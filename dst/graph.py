@@ -15,17 +15,11 @@ from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel
 
 import topo
+from dst.couplings import NEURONWISE, blocks
 from dst.sparse_linear import SparseLinear
 
 __all__ = ["network", "sparse_layers", "unwrap"]
 
-# What acts on each neuron by itself: its output i depends on its input i alone.
-_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid,
-    nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold, nn.PReLU,
-    nn.Dropout, nn.AlphaDropout, nn.Identity, nn.BatchNorm1d,
-)  # fmt: skip
 _FUNCTIONS = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.softplus,
     F.sigmoid, F.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, F.dropout, F.alpha_dropout,
@@ -59,11 +53,14 @@ def network(model: nn.Module, couplings: Iterable[topo.Coupling] | None = None) 
     ----------
     model : torch.nn.Module
     couplings : iterable of topo.Coupling, optional
-        Which layers share neurons. By default this is read off the model: the outputs of a sparse
-        layer are coupled to the inputs of others if they reach those, and nothing else, through
-        functions of each neuron (activations, dropout, batch normalisation, products of two
-        layers as in gated units). Anything else between two layers - an excluded dense layer, a
-        residual sum, layer normalisation - ends the coupling.
+        Which layers share neurons. By default this is read off the model. The blocks of LLaMA,
+        Mistral, BART, Marian, T5, their likes and `torch.nn.Transformer` are known: queries and
+        keys are coupled per head (in pairs where rotary embeddings mix them), values with
+        outputs, the layers of a feed-forward block. Elsewhere the outputs of a sparse layer are
+        coupled to the inputs of others if they reach those, and nothing else, through functions
+        of each neuron (activations, dropout, batch normalisation, products of two layers as in
+        gated units). Anything else between two layers - an excluded dense layer, a residual sum,
+        layer normalisation - ends the coupling.
 
     Returns
     -------
@@ -78,7 +75,7 @@ def network(model: nn.Module, couplings: Iterable[topo.Coupling] | None = None) 
     Warns
     -----
     UserWarning
-        If the model cannot be traced; then no neurons are coupled.
+        If the model cannot be traced, and nothing in it is known; then no neurons are coupled.
 
     Examples
     --------
@@ -92,7 +89,15 @@ def network(model: nn.Module, couplings: Iterable[topo.Coupling] | None = None) 
     if not layers:
         raise ValueError("the model has no sparse layer: call dst.sparsify first")
     if couplings is None:
-        couplings = _trace(unwrap(model), layers)
+        couplings, error = _couplings(unwrap(model), layers)
+        if error is not None:
+            warnings.warn(
+                f"the model cannot be traced ({type(error).__name__}), so each of its layers "
+                "evolves alone, without percolation: pass "
+                "couplings=[topo.Coupling(outputs=..., inputs=...)] to declare which layers share "
+                "neurons, or couplings=() to silence this",
+                stacklevel=2,
+            )
     return topo.Network({n: layer.adjacency for n, layer in layers.items()}, couplings)
 
 
@@ -101,21 +106,50 @@ class _Tracer(fx.Tracer):
         return isinstance(m, SparseLinear) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _trace(model: nn.Module, layers: dict[str, SparseLinear]) -> list[topo.Coupling]:
-    if isinstance(model, SparseLinear):
-        return []
-    try:
-        # a copy, whose tensors are shared: a model may keep what passes through it
-        tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        nodes = list(_Tracer().trace(copy.deepcopy(model, tensors)).nodes)
-    except Exception as error:  # whatever the model's own code raises on symbolic inputs
-        warnings.warn(
-            f"the model cannot be traced ({type(error).__name__}), so each of its layers evolves "
-            "alone, without percolation: pass couplings=[topo.Coupling(outputs=..., inputs=...)] "
-            "to declare which layers share neurons, or couplings=() to silence this",
-            stacklevel=3,
-        )
-        return []
+def _couplings(
+    model: nn.Module, layers: dict[str, SparseLinear]
+) -> tuple[list[topo.Coupling], Exception | None]:
+    """What is known and what can be traced; the error where that is nothing at all."""
+    found, known = blocks(model, layers)
+    traced: set[str] = set()
+    error: Exception | None = None
+    pending = [("", model)]
+    while pending:  # the whole model, or else the largest parts that can be traced
+        name, part = pending.pop()
+        prefix = f"{name}." if name else ""
+        inside = {n.removeprefix(prefix): m for n, m in layers.items() if n.startswith(prefix)}
+        if len(inside) < 2 or traced.issuperset(prefix + n for n in inside):
+            continue
+        try:
+            couplings, reached = _trace(part, inside)
+        except Exception as raised:  # whatever the part's own code raises on symbolic inputs
+            couplings, reached = [], set()
+            error = error or raised
+        found += [_renamed(c, prefix) for c in couplings]
+        traced |= {prefix + n for n in reached}
+        pending += [(prefix + n, child) for n, child in part.named_children()]
+    # a layer with several names may be called from anywhere
+    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    once = {n for n, layer in layers.items() if names[id(layer)] == 1}
+    sound = {c for c in found if once.issuperset(c.outputs + c.inputs)}
+    order = list(layers)
+    return sorted(sound, key=lambda c: order.index(c.outputs[0])), (
+        None if known or traced else error
+    )
+
+
+def _renamed(c: topo.Coupling, prefix: str) -> topo.Coupling:
+    outputs, inputs = (tuple(prefix + n for n in side) for side in (c.outputs, c.inputs))
+    return topo.Coupling(outputs, inputs)
+
+
+def _trace(
+    model: nn.Module, layers: dict[str, SparseLinear]
+) -> tuple[list[topo.Coupling], set[str]]:
+    """The couplings in the forward pass of a module, and the layers that it calls."""
+    # a copy, whose tensors are shared: a model may keep what passes through it
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    nodes = list(_Tracer().trace(copy.deepcopy(model, tensors)).nodes)
     calls = Counter(n.target for n in nodes if n.op == "call_module")
     signal: dict[fx.Node, frozenset[str]] = {}  # the layers whose outputs a node is made of
     readers: dict[frozenset[str], list[str]] = {}
@@ -138,17 +172,18 @@ def _trace(model: nn.Module, layers: dict[str, SparseLinear]) -> list[topo.Coupl
         else:
             open_ended.update(*sources)
     times = Counter(name for names in readers for name in names)
-    return [
+    couplings = [
         topo.Coupling(tuple(n for n in layers if n in names), tuple(inputs))
         for names, inputs in readers.items()
         if not names & open_ended and all(times[n] == 1 for n in names)
     ]
+    return couplings, {name for name in layers if name in calls}
 
 
 def _is_neuronwise(node: fx.Node, module: nn.Module | None, sources: int) -> bool:
     target: Any = node.target
     if len(node.all_input_nodes) == 2:
         return sources == 2 and target in _PRODUCTS
-    return isinstance(module, _MODULES) or (
+    return isinstance(module, NEURONWISE) or (
         target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
 from scipy.special import ndtri
 from torch import nn
@@ -48,15 +49,17 @@ def swi(adjacency: sparse.csr_array, key: int) -> npt.NDArray[np.float64]:
     True
     """
     n_out, n_in = adjacency.shape
-    density = adjacency.nnz / (n_out * n_in)
+    density = max(adjacency.nnz, 1) / (n_out * n_in)
     uniforms = topo.uniform(topo.hash_links(key, *topo.links(adjacency)))
     return np.asarray(ndtri(uniforms) * np.sqrt(2 / (density * n_in)))
 
 
 def keep(linear: nn.Linear, adjacency: sparse.csr_array) -> npt.NDArray[Any]:
     """The dense layer's own weights on the links."""
-    weight = linear.weight.detach().cpu().numpy()
-    return np.asarray(weight[topo.links(adjacency)])
+    weight = linear.weight.detach()
+    if weight.dtype == torch.bfloat16:  # numpy has none; float32 holds its numbers
+        weight = weight.float()
+    return np.asarray(weight.cpu().numpy()[topo.links(adjacency)])
 
 
 INITIALIZATIONS: dict[str, Initialization] = {

@@ -10,16 +10,27 @@ from typing import Any, TypeVar
 from torch import nn
 
 import topo
+from dst.allocation import ALLOCATIONS
+from dst.explain import explain, is_linear, obstacle, users
 from dst.initialization import INITIALIZATIONS, SEED_NAME
+from dst.layouts import LAYOUTS
 from dst.methods import METHODS, Method
-from dst.sparse_linear import SparseLinear, check_layout, make_adjacency
+from dst.sparse_linear import SparseLinear, make_adjacency
 from topo.names import find
 
-__all__ = ["linear_layers", "sparsify"]
+__all__ = ["linear_layers", "replace", "sparsify"]
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
+
+# torch's fused inference kernels read `linear1.weight` and know nothing of links: what each class
+# asks before it takes them, and the answer that keeps it from that.
+_FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
+    nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
+    nn.TransformerEncoder: ("use_nested_tensor", False),
+}
+_WAS = "_dense_fast_path"  # the answer of the dense module
 
 
 def sparsify(
@@ -42,7 +53,7 @@ def sparsify(
     ----------
     model : torch.nn.Module
     density : float, or mapping of pattern to float
-        Share of each layer's possible links that exist, in (0, 1].
+        Share of the possible links that exist, in (0, 1]; the first pattern that matches counts.
     topology : str, matrix, callable, or mapping of pattern to one of these
         As in `SparseLinear`. Default: "small_world", or the start of `method`.
     method : str or Method, optional
@@ -50,12 +61,15 @@ def sparsify(
     init : str or callable
         Weights on the links: "swi" (N(0, 2 / (density * fan_in)), the default), "keep" (the
         model's own), or ``f(linear, adjacency, key)`` that returns one value per link.
-    layout : {"auto", "csr"}
+    layout : {"auto", "csr", "masked"}
+        How weights are stored; "auto" is the rule of `dst.choose_layout`, and `dst.explain` says
+        what it chose.
     include, exclude : str or sequence of str
         Patterns (fnmatch) on module names. Exclusion is literal, nothing is guessed: a
         classifier head stays dense only if it is named.
-    allocation : {"uniform"}
-        Every layer has the same density.
+    allocation : {"uniform", "erk"}
+        Whether every layer has this density, or all together, Erdos-Renyi-kernel: layers have
+        links in proportion to their neurons (`dst.allocation`).
     calibration : None
         Inputs for a topology made from data; none of the present ones needs them.
     seed : int
@@ -64,13 +78,25 @@ def sparsify(
     Returns
     -------
     torch.nn.Module
-        The same model. Where anything is refused, it is unchanged.
+        The same model. Where anything is refused, it is unchanged. The table of `dst.explain` is
+        logged (logger "dst.sparsify", level INFO).
 
     Raises
     ------
     ValueError
         For a density outside (0, 1] or too small for a layer, an unknown name, a pattern that
-        matches nothing, layers that share weights, or a model that is sparse already.
+        matches nothing, a layer that shares its weight, is quantised, parametrized or hooked, or
+        a model that is sparse already.
+
+    Notes
+    -----
+    The inner paths of `torch.nn.TransformerEncoderLayer` that read the weights of its layers
+    instead of calling them are switched off where those are sparse.
+
+    See Also
+    --------
+    densify : the inverse
+    explain : what the layers are
 
     Examples
     --------
@@ -78,12 +104,16 @@ def sparsify(
     >>> model = torch.nn.Sequential(
     ...     torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)
     ... )
-    >>> dst.sparsify(model, density=0.25, exclude="2")[0]
-    SparseLinear(in_features=64, out_features=256, links=4096, density=0.25, layout=csr, bias=True)
+    >>> dst.sparsify(model, density=0.125, exclude="2")[0]
+    SparseLinear(in_features=64, out_features=256, links=2048, density=0.125, layout=csr, bias=True)
     """
-    check_layout(layout)
-    if allocation != "uniform":
-        raise ValueError(f"allocation must be 'uniform', not {allocation!r}")
+    find(dict.fromkeys(LAYOUTS), layout, "layout")
+    allocate = find(ALLOCATIONS, allocation, "allocation")
+    if isinstance(density, Mapping) and allocation != "uniform":
+        raise ValueError(
+            f"allocation {allocation!r} makes the layers' densities from one number, not from a "
+            "mapping: give a number, or allocation='uniform'"
+        )
     if calibration is not None:
         raise ValueError("calibration is for topologies made from data; there is none yet")
     chosen = linear_layers(model, include, exclude)
@@ -94,26 +124,36 @@ def sparsify(
         init = start.init if start else "swi"
     initialize = init if callable(init) else find(INITIALIZATIONS, init, "init")
 
+    for what, given in (("density", density), ("topology", topology)):
+        for pattern in given if isinstance(given, Mapping) else ():
+            if not any(fnmatchcase(n, pattern) for n in chosen):
+                raise ValueError(
+                    f"the pattern {pattern!r} of {what} matches no chosen layer; they are "
+                    f"{', '.join(chosen)}"
+                )
+    shapes = {n: (m.out_features, m.in_features) for n, m in chosen.items()}
+    allocated = None if isinstance(density, Mapping) else allocate(shapes, density)
+
     replacements = {}
     for name, linear in chosen.items():
         try:
+            share = allocated[name] if allocated else _for_layer(density, name, "density")
             adjacency = make_adjacency(
                 _for_layer(topology, name, "topology"),
                 linear.out_features,
                 linear.in_features,
-                _for_layer(density, name, "density"),
+                share,
                 topo.stream(seed, "topology", name),
             )
             values = initialize(linear, adjacency, topo.stream(seed, SEED_NAME, name))
-            replacements[name] = SparseLinear.from_linear(linear, adjacency, values)
+            replacements[name] = SparseLinear.from_linear(
+                linear, adjacency, values, layout=layout, peak_density=share
+            )
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
-    for name, layer in replacements.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
-        logger.info("%s: %s", name, layer)
-    left = [n for n, m in model.named_modules() if n and isinstance(m, nn.Linear)]
-    logger.info("dense: %s", ", ".join(left) or "none")
+    replace(model, replacements)
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("sparsified:\n%s", explain(model).to_string(index=False))
     return model
 
 
@@ -134,8 +174,7 @@ def linear_layers(
     sparse = [n for n, m in everywhere if isinstance(m, SparseLinear)]
     if sparse:
         raise ValueError(f"the model is sparse already: {', '.join(map(repr, sparse))}")
-    # exactly nn.Linear: a subclass promises more than a sparse layer keeps
-    linear = {n: m for n, m in everywhere if type(m) is nn.Linear}
+    linear: dict[str, Any] = {n: m for n, m in everywhere if is_linear(m)}
     if "" in linear:
         raise ValueError("the model is itself one Linear layer: wrap it in torch.nn.Sequential")
     included, excluded = _patterns(include), _patterns(exclude)
@@ -152,22 +191,33 @@ def linear_layers(
     }
     if not chosen:
         raise ValueError("no Linear layer is left to sparsify: see include and exclude")
-    users: dict[int, list[str]] = {}
-    for name, module in everywhere:
-        for parameter in module.parameters(recurse=False):
-            users.setdefault(id(parameter), []).append(name)
+    owners = users(model)
     for name, layer in chosen.items():
-        if layer._parameters.get("weight") is None:
-            raise ValueError(f"layer {name!r} has a parametrized weight: remove that or exclude it")
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            raise ValueError(f"layer {name!r} has forward hooks, which would be lost: remove them")
-        sharing = users[id(layer.weight)]
+        found = obstacle(layer)
+        if found:
+            raise ValueError(f"layer {name!r} {': '.join(found)}")
+        sharing = owners[id(layer.weight)]
         if len(sharing) > 1:
             raise ValueError(
                 f"layer {name!r} shares its weight ({', '.join(sharing)}): "
                 "untie the weights or exclude it"
             )
     return chosen
+
+
+def replace(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+    """Put other modules in the places of these names."""
+    for name, module in replacements.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module)
+    for module in model.modules():
+        for kind, (switch, off) in _FAST_PATHS.items():
+            if isinstance(module, kind):
+                if any(isinstance(m, SparseLinear) for m in module.modules()):
+                    vars(module).setdefault(_WAS, getattr(module, switch))
+                    setattr(module, switch, off)
+                elif _WAS in vars(module):
+                    setattr(module, switch, vars(module).pop(_WAS))
 
 
 def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:

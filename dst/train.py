@@ -92,7 +92,7 @@ def train(
             "topology": config.sparsity.topology or start.topology,
             "init": config.sparsity.init or start.init,
             "every": every,
-            "layout": "csr",
+            "layout": "+".join(sorted({layer.layout for layer in sparse_layers(model).values()})),
         }
     (out / "config.yaml").write_text(
         yaml.safe_dump({"preset": preset, **resolved}, sort_keys=False)
@@ -158,7 +158,7 @@ def train(
 
     if evolver is not None:
         evolver.snapshot()
-    links = sum(layer.values.numel() for layer in sparse_layers(model).values()) or possible
+    links = sum(layer.links for layer in sparse_layers(model).values()) or possible
     summary = {
         "score": {"name": "test_accuracy", "final": accuracies[-1], "best": max(accuracies)},
         "density": links / possible,
