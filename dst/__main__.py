@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
-from dst import __version__, bench, bench_graphs, bench_history
+from dst import __version__, bench, bench_graphs, bench_history, bench_scores
 from dst.config import Config
 from dst.datasets import describe, fetch, load, registry
 from dst.presets import PRESETS
@@ -24,6 +24,10 @@ from topo.names import find, unknown
 
 __all__ = ["main"]
 
+_ON_DEVICE: dict[str, Callable[[str], None]] = {
+    "layers": bench.layers,
+    "scores": bench_scores.scores,
+}
 _BENCHMARKS: dict[str, Callable[[], None]] = {
     "predictors": bench_graphs.predictors,
     "generators": bench_graphs.generators,
@@ -126,8 +130,9 @@ def _data(name: str | None) -> None:
 def _bench(name: str, device: str, out: str | None) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: torch sees no CUDA device here")
-    if name in ("layers", "all"):
-        bench.layers(device)
+    for known, on_device in _ON_DEVICE.items():
+        if name in (known, "all"):
+            on_device(device)
     for known, benchmark in _BENCHMARKS.items():
         if name in (known, "all"):
             benchmark()
@@ -185,10 +190,10 @@ def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
         "name",
         nargs="?",
         default="all",
-        choices=["all", "layers", *_BENCHMARKS, *_SWEEPS],
+        choices=["all", *_ON_DEVICE, *_BENCHMARKS, *_SWEEPS],
         help="What to time; all: all but the tables of scaling and recovery.",
     )
-    timer.add_argument("--device", default="cpu", help="cpu or cuda, for the layers.")
+    timer.add_argument("--device", default="cpu", help="cpu or cuda, for layers and scores.")
     timer.add_argument("--out", help="CSV file for the table of scaling or recovery.")
     commands.add_subcommand("bench", timer, help="Time the kernels on this machine.")
     return parser, trainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 import topo
 from dst.bench import describe, paired
+from dst.bench_process import in_a_process
 from topo.compiled import njit
 from topo.parallel import map_threads, thread_count
 
@@ -135,9 +135,8 @@ def recovery(folder: str | None = None, seeds: int = 20) -> pd.DataFrame:
 
 
 _CHILD = """
-import json, resource, sys, time
 import topo
-n_out, n_in, density, name, share = json.loads(sys.argv[1])
+n_out, n_in, density, name, share = arguments
 a = topo.erdos_renyi(n_out, n_in, density, seed=0)
 if name == "torch":
     import torch
@@ -150,39 +149,13 @@ else:
     def work(): topo.grow(a, k, name, seed=0)
     for d in (0.01, 0.5):  # compile, or load the compiled code
         topo.grow(topo.erdos_renyi(99, 99, d, seed=0), 9, name, seed=0)
-
-def peak():  # bytes; on Linux getrusage counts the parent's, too
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line[:6] == "VmHWM:")
-    except (OSError, StopIteration):
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return used if sys.platform == "darwin" else used * 1024
-
-try:
-    with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # the peak so far
-except OSError:
-    pass
-before = peak()
-times = []
-while len(times) < 3 and sum(times) < 5:
-    start = time.perf_counter()
-    work()
-    times.append(time.perf_counter() - start)
-print(json.dumps([sorted(times)[len(times) // 2], (peak() - before) / 1e6, peak() / 1e6]))
 """
 
 
 def _in_a_process(
     n_out: int, n_in: int, density: float, name: str, share: float
 ) -> dict[str, float]:
-    arguments = json.dumps([n_out, n_in, density, name, share])
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, arguments], capture_output=True, check=True, text=True
-    )
-    seconds, extra, peak = json.loads(done.stdout)
-    return {"seconds": seconds, "extra_mb": extra, "peak_mb": peak}
+    return in_a_process(_CHILD, n_out, n_in, density, name, share)
 
 
 def _median(function: Callable[[], Any], calls: int) -> float:

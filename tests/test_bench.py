@@ -7,7 +7,7 @@ import pytest
 import topo
 from analysis import draw_scaling
 from analysis.__main__ import main as analyse
-from dst import bench_graphs, bench_history
+from dst import bench, bench_graphs, bench_history, bench_scores
 from dst.__main__ import main
 
 
@@ -80,3 +80,26 @@ def test_the_figure_of_growing_time_and_memory(ending, tmp_path):
         draw_scaling(table.drop(columns="seconds"), file)
     with pytest.raises(ValueError, match=r"must end in \.svg"):
         draw_scaling(table, tmp_path / "figure")
+
+
+def test_layers_are_timed_in_every_layout(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "_rivals", dict)
+    bench.layers(densities=(0.2, 0.5), batches=(4,), hidden=32, large=256, block=6)
+    title, heads, *rows, memory = capsys.readouterr().out.splitlines()
+    assert "784-32-32-32-10" in title
+    assert heads.split()[2:5] == ["dense", "masked", "csr"]
+    assert [row.split()[-1] for row in rows] == ["csr", "masked"]
+    assert all(float(cell) > 0 for row in rows for cell in row.split()[2:7])
+    assert memory.startswith("layer 256 x 256 at 1 %")
+
+
+def test_the_layers_of_llama_take_a_step_in_every_layout():
+    times = bench._llama_layer(24, 16, 0.3, 10, "cpu")
+    assert list(times) == ["dense", "masked", "csr"]
+    assert all(seconds > 0 for seconds, _ in times.values())
+
+
+def test_scores_are_timed_and_right(capsys, monkeypatch):
+    monkeypatch.setattr(bench_scores, "_SMALLER", (("ch3_l3p", 12, 20),))
+    bench_scores.scores()
+    assert float(capsys.readouterr().out.split()[-1]) < 1e-6
