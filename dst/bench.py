@@ -16,7 +16,7 @@ from dst.layouts import choose_layout
 from dst.sparsify import linear_layers, sparsify
 from dst.train import HEAD, mlp
 
-__all__ = ["alternate", "describe", "layers", "paired"]
+__all__ = ["alternate", "describe", "gpu_peak", "layers", "median_seconds", "paired"]
 
 BLOCK, DROP = 30, 5  # calls per block; the first of them meet cold caches
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -67,13 +67,32 @@ def alternate(
         for name, function in functions.items():
             time.sleep(0.3)  # torch's threads spin for a while after their last work
             for i in range(block):
-                start = time.perf_counter()
-                function()
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
+                seconds = _seconds(function)
                 if i >= drop:
-                    times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(seconds)) for name, seconds in times.items()}
+                    times[name].append(seconds)
+    return {name: float(np.median(all_times)) for name, all_times in times.items()}
+
+
+def median_seconds(function: Callable[[], Any], calls: int) -> float:
+    """Median seconds of a function, after two calls that load what is loaded once."""
+    return float(np.median([_seconds(function) for _ in range(calls + 2)][2:]))
+
+
+def gpu_peak(function: Callable[[], Any]) -> int:
+    """Bytes on the GPU at once, beyond those before the call."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _mlp(
@@ -174,10 +193,7 @@ def _llama_layer(
             o.step()
 
         if device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            step()
-            peaks[name] = torch.cuda.max_memory_allocated() - before
+            peaks[name] = gpu_peak(step)
         steps[name] = step
     seconds = alternate(steps)
     return {name: (seconds[name], peaks.get(name, 0)) for name in steps}

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import topo
-from dst.bench import describe, paired
+from dst.bench import describe, median_seconds, paired
 from dst.bench_process import in_a_process
 from topo.compiled import njit
 from topo.parallel import map_threads, thread_count
@@ -66,7 +65,7 @@ def generators(n: int = 4096, density: float = 0.05) -> None:
         links = topo.link_count(shape[2], *shape[:2])
         print(f"{shape[0]} x {shape[1]}, {links:,} links")
         for name, generator in topo.GENERATORS.items():
-            seconds = _median(partial(generator, *shape, seed=0), 5)
+            seconds = median_seconds(partial(generator, *shape, seed=0), 5)
             print(f"{name:>18}{seconds * 1e3:10.1f}")
 
 
@@ -156,16 +155,6 @@ def _in_a_process(
     n_out: int, n_in: int, density: float, name: str, share: float
 ) -> dict[str, float]:
     return in_a_process(_CHILD, n_out, n_in, density, name, share)
-
-
-def _median(function: Callable[[], Any], calls: int) -> float:
-    function()
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def _dense(a: Any) -> torch.Tensor:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 
 import topo
-from dst.bench import describe
+from dst.bench import describe, gpu_peak, median_seconds
 from dst.link_scores import link_scores
 
 __all__ = ["scores"]
@@ -37,34 +34,12 @@ def scores(device: str = "cpu", density: float = 0.3) -> None:
     for name, n_out, n_in in _AIMS if cuda else _SMALLER:
         a = topo.erdos_renyi(n_out, n_in, density, seed=0)
         mask = torch.tensor(a.toarray(), device=device)
-        seconds = _median(partial(link_scores, mask, name), device)
-        memory = f"{_peak(partial(link_scores, mask, name)) / 1e6:.0f}" if cuda else ""
+        seconds = median_seconds(partial(link_scores, mask, name), _CALLS)
+        memory = f"{gpu_peak(partial(link_scores, mask, name)) / 1e6:.0f}" if cuda else ""
         # on a GPU's host topo is there for the error alone
-        rival = _median(partial(topo.link_scores, a, name), "cpu", 1 if cuda else _CALLS)
+        rival = median_seconds(partial(topo.link_scores, a, name), 1 if cuda else _CALLS)
         exact = topo.link_scores(a, name, dtype=np.float64)
         off = np.abs(link_scores(mask, name).cpu().numpy() - exact).max() / exact.max()
         layer = f"{n_out} x {n_in}"
         times = f"{seconds * 1e3:10.2f}{rival * 1e3:10.1f}"
         print(f"{name:<11}{layer:>13}{times}{memory:>10}{off:10.1e}")
-
-
-def _median(function: Callable[[], Any], device: str, calls: int = _CALLS) -> float:
-    """Median seconds of a call, after two that load what is loaded once."""
-    seconds = []
-    for i in range(calls + 2):
-        start = perf_counter()
-        function()
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize()
-        if i >= 2:
-            seconds.append(perf_counter() - start)
-    return float(np.median(seconds))
-
-
-def _peak(function: Callable[[], Any]) -> int:
-    """Bytes on the GPU at once, beyond those before the call."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before

@@ -171,6 +171,9 @@ def _cut(indptr, part, parts):
     return np.searchsorted(indptr, np.int64(indptr[-1]) * part // parts) if part else 0
 
 
+# Written out one by one: each is an entry of its own in numba's cache on disk.
+
+
 @member
 def _product_float32(address):
     arguments, part, parts, step = my_parts(address)

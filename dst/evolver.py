@@ -17,7 +17,7 @@ from torch import nn
 import topo
 from dst.graph import network, sparse_layers
 from dst.methods import METHODS, Links, Method
-from dst.rewire import matching, rewire
+from dst.rewire import matching, plan
 from topo.adjacency import link_keys, locate
 from topo.checks import as_integer
 from topo.names import find
@@ -254,12 +254,12 @@ class Evolver:
             record[name] = LayerUpdate(len(new), **counts, overlap=overlap)
             events[name] = phases
 
-        for name, layer in self.layers.items():
-            layer.check_rewire(after[name])
+        moves = plan(self.model, after, self._followers)
         if self.history is not None:  # first: if the disk is full, the model is as recorded
             overlaps = {name: update.overlap for name, update in record.items()}
             self.history.append(step, left.replace(after), events, overlaps)
-        rewire(self.model, after, self.optimizer, self._followers)
+        for move in moves:
+            move(self.optimizer)
         return Update(step, record)
 
     def _remove(

@@ -127,6 +127,8 @@ def run(kernel: Any, team: Any, arguments: list[int], extra: Any, worth: float) 
         Calls the kernel for the parts of one thread.
     arguments : list of int
         Sizes and addresses, at most 60.
+    extra
+        Passed to the kernel when it is not the team that calls it.
     worth : float
         How many threads the work is worth.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 
 import topo
 from dst.graph import sparse_layers
-from dst.sparse_linear import Carry
+from dst.sparse_linear import Carry, SparseLinear
+from topo.adjacency import equal
 from topo.names import find
 
-__all__ = ["rewire"]
+__all__ = ["matching", "plan", "rewire"]
 
 
 def rewire(
@@ -59,26 +61,44 @@ def rewire(
     >>> model[0].values is values, model[0].links, int((values == 0).sum())
     (True, 4, 2)
     """
+    for move in plan(model, layers, followers):
+        move(optimizer)
+
+
+def plan(
+    model: nn.Module, layers: Mapping[str, Any], followers: Sequence[nn.Module] = ()
+) -> Sequence[Callable[[torch.optim.Optimizer | None], None]]:
+    """Check all of what `rewire` is to do, and return what does it, layer by layer."""
     known = sparse_layers(model)
     twins = [matching(follower, known) for follower in followers]
-    new = {}
+    moves = []
     for name, matrix in layers.items():
         layer = find(known, name, "sparse layer")
-        new[name] = topo.as_adjacency(matrix)
+        copies = [twin[name] for twin in twins]
+        adjacency = topo.as_adjacency(matrix)
         try:
-            for copy in (layer, *(twin[name] for twin in twins)):
-                copy.check_rewire(new[name])
+            for copy in (layer, *copies):
+                copy.check_rewire(adjacency)
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
-    for name, adjacency in new.items():
-        shape = known[name].parameter.shape
-        carry = known[name].rewire(adjacency)
-        if optimizer is not None:
-            state = optimizer.state.get(known[name].parameter, {})
-            for key, value in state.items():
-                state[key] = _carried(value, shape, carry)
-        for twin in twins:
-            twin[name].rewire(adjacency)
+        moves.append(partial(_move, layer, copies, adjacency))
+    return moves
+
+
+def _move(
+    layer: SparseLinear,
+    copies: Sequence[SparseLinear],
+    adjacency: sparse.csr_array,
+    optimizer: torch.optim.Optimizer | None,
+) -> None:
+    shape = layer.parameter.shape
+    carry = layer.rewire(adjacency)
+    if optimizer is not None:
+        state = optimizer.state.get(layer.parameter, {})
+        for key, value in state.items():
+            state[key] = _carried(value, shape, carry)
+    for copy in copies:
+        copy.rewire(adjacency)
 
 
 def _carried(value: Any, shape: torch.Size, carry: Carry) -> Any:
@@ -103,20 +123,10 @@ def matching(follower: nn.Module, layers: Mapping[str, Any]) -> dict[str, Any]:
     """
     own = sparse_layers(follower)
     if list(own) != list(layers) or not all(
-        same(twin.adjacency, layers[name].adjacency) for name, twin in own.items()
+        equal(twin.adjacency, layers[name].adjacency) for name, twin in own.items()
     ):
         raise ValueError(
             "a follower must be a copy of the model, with sparse layers of the same names and "
             f"links; this one has {', '.join(own) or 'none'}"
         )
     return own
-
-
-def same(a: sparse.csr_array, b: sparse.csr_array) -> bool:
-    """Whether two adjacencies have the same links."""
-    return (
-        a.shape == b.shape
-        and a.nnz == b.nnz
-        and not (a.indices != b.indices).any()
-        and not (a.indptr != b.indptr).any()
-    )

@@ -12,6 +12,8 @@ import topo
 from dst.graph import sparse_layers
 from dst.schedules import constant
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
@@ -22,15 +24,6 @@ OPTIMIZERS = {
 layouts = pytest.mark.parametrize("layout", ["csr", "masked"])
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32))
 Y = (X[:, :3].sum(1) > 0).long() + 2 * (X[:, 3] > 0).long()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products gain nothing from more, and lose much where other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_model(method="set", density=0.2, seed=0, layout="csr", dtype=torch.float32):

@@ -14,6 +14,8 @@ from dst.graph import sparse_layers
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYOUTS = ["csr", "masked"]
 DECODER = {
     "vocab_size": 64,
@@ -72,15 +74,6 @@ MODELS = {
         "*.block.*",
     ),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """More only wait for each other in matrices this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(family, **settings):

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 import dst
 import topo
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYOUTS = [
     ("csr", torch.float32),
     ("csr", torch.float64),
@@ -23,15 +25,6 @@ kinds = pytest.mark.parametrize(
     ("layout", "dtype"), LAYOUTS, ids=[f"{n}-{str(d)[6:]}" for n, d in LAYOUTS]
 )
 layouts = pytest.mark.parametrize("layout", ["csr", "masked"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products gain nothing from more, and lose much where other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(layout="csr", dtype=torch.float64, density=0.4, seed=0):

@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import dst
 import topo
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYOUTS = [
     ("csr", torch.float32),
     ("csr", torch.float64),
@@ -50,15 +52,6 @@ N_OUT, N_IN = 6, 9
 TOPOLOGIES = [
     topo.erdos_renyi(N_OUT, N_IN, d, seed=s) for s, d in enumerate((0.4, 0.4, 0.7, 0.2, 0.5, 1.0))
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products gain nothing from more, and lose much where other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(layout="csr", dtype=torch.float64, at=0, **options):

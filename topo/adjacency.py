@@ -21,6 +21,7 @@ from topo.compiled import njit
 
 __all__ = [
     "as_adjacency",
+    "equal",
     "from_links",
     "link_count",
     "link_keys",
@@ -198,6 +199,23 @@ def _positions(indptr, indices, among_indptr, among):
             if q < end and among[q] == indices[p]:
                 out[p] = q
     return out
+
+
+def equal(a: sparse.csr_array, b: sparse.csr_array) -> bool:
+    """Whether two adjacencies have the same shape and links.
+
+    Examples
+    --------
+    >>> import topo
+    >>> a, b = topo.as_adjacency([[0, 1]]), topo.as_adjacency([[1, 0]])
+    >>> topo.adjacency.equal(a, a), topo.adjacency.equal(a, b)
+    (True, False)
+    """
+    return (
+        a.shape == b.shape
+        and np.array_equal(a.indptr, b.indptr)
+        and np.array_equal(a.indices, b.indices)
+    )
 
 
 def transpose(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from topo.adjacency import as_adjacency
+from topo.adjacency import as_adjacency, equal
 from topo.checks import check_type
 from topo.masks import as_links, read_masks, select
 
@@ -244,12 +244,7 @@ class Network:
         return (
             list(self.layers) == list(other.layers)
             and self.couplings == other.couplings
-            and all(
-                a.shape == b.shape
-                and np.array_equal(a.indptr, b.indptr)
-                and np.array_equal(a.indices, b.indices)
-                for a, b in zip(self.layers.values(), other.layers.values(), strict=True)
-            )
+            and all(map(equal, self.layers.values(), other.layers.values()))
         )
 
     __hash__ = None  # type: ignore[assignment]
