@@ -164,7 +164,12 @@ def active_neurons(history: topo.History) -> pd.DataFrame:
     DataFrame
         Columns step, active_neuron_rate (`topo.active_neuron_rate`).
     """
-    rows = [(step, topo.active_neuron_rate(network)) for step, network in history.networks()]
+    recorded = history.updates().groupby("step")["active_neuron_rate"].first()
+    if recorded.isna().any():
+        rows = [(step, topo.active_neuron_rate(network)) for step, network in history.networks()]
+    else:  # of every update: only the start is left to count
+        start = topo.active_neuron_rate(history.at(0))
+        rows = [(0, start), *zip(recorded.index, recorded, strict=True)]
     return pd.DataFrame(rows, columns=["step", "active_neuron_rate"])
 
 

@@ -109,6 +109,7 @@ CALLS = {
     "HistoryWriter.append": lambda: {
         "self": topo.HistoryWriter(tempfile.mkdtemp(dir="."), network()), "step": 3,
         "network": network(), "events": {}, "overlap": {"a": 0.5}, "weights": {},
+        "measures": {"a": {"frozen": True, "thin_seconds": 0.5}},
     },
     "HistoryWriter.keyframe": lambda: {
         "self": topo.HistoryWriter(tempfile.mkdtemp(dir="."), network()), "step": 3,
@@ -148,7 +149,7 @@ CALLS = {
     },
     "links": lambda: {"adjacency": topo.as_adjacency(GOOD)},
     "load_npz": lambda: {"path": file(topo.save_npz)},
-    "percolate": lambda: {"network": network()},
+    "percolate": lambda: {"network": network(), "fixed": ("a",)},
     "read_edge_list": lambda: {
         "path": file(lambda _, path: Path(path).write_text("0 1\n2 3\n")), "shape": (3, 4),
     },

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from topo import Coupling, History, HistoryError, HistoryWriter, Network
 from topo.history_writer import KEYFRAME_EVERY
 
 LOSSES = ("thinned", "removed", "percolated")
+PHASES = ("thin", "remove", "percolate", "regrow")
+FLOATS = ["active_neuron_rate", "itop_rate", *(f"{phase}_seconds" for phase in PHASES)]
 SHAPES = {"fc1": (6, 5), "gate": (4, 6), "up": (4, 6), "größe 2": (3, 4)}
 COUPLINGS = (Coupling(("fc1",), ("gate", "up")), Coupling(("gate", "up"), ("größe 2",)))
 
@@ -174,7 +177,10 @@ def test_updates_count_each_phase(tmp_path):
     for i in range(1, 7):
         writer.append(steps[i], networks[i], events[i], {"fc1": i / 8, "up": float("nan")})
     table = History.open(tmp_path).updates()
-    assert list(table.columns) == ["update", "step", "layer", "links", *LOSSES, "grown", "overlap"]
+    counts = ["update", "step", "layer", "links", *LOSSES, "grown", "overlap"]
+    assert list(table.columns) == [*counts, *FLOATS, "frozen"]
+    assert table[FLOATS].isna().all(axis=None)
+    assert not table["frozen"].any()
     expected = [(i, steps[i], name) for i in range(1, 7) for name in SHAPES]
     assert list(zip(table["update"], table["step"], table["layer"], strict=True)) == expected
     for row in table.itertuples():
@@ -186,6 +192,80 @@ def test_updates_count_each_phase(tmp_path):
             assert row.overlap == row.update / 8
         else:
             assert np.isnan(row.overlap)
+
+
+def test_updates_hold_what_was_measured(tmp_path):
+    net = Network({"a": [[1]], "b": [[1]]})
+    writer = HistoryWriter(tmp_path, net)
+    seconds = {name: i + 0.1 for i, name in enumerate(FLOATS[1:])}
+    everything = {"active_neuron_rate": 0.8, **seconds, "frozen": True}
+    writer.append(3, net, {}, measures={"a": everything, "b": {"active_neuron_rate": 1}})
+    some = {"regrow_seconds": np.float32(0.5), "frozen": np.False_}
+    writer.append(4, net, {}, measures={"b": some, "a": {}})
+    writer = HistoryWriter.open(tmp_path)
+    writer.append(5, net, {}, measures={"a": {"frozen": True}})
+    table = History.open(tmp_path).updates()
+    assert (table[FLOATS].dtypes == np.float64).all()
+    assert table["frozen"].dtype == bool
+    nan = np.nan
+    assert table["layer"].tolist() == ["a", "b"] * 3
+    np.testing.assert_array_equal(
+        table[[*FLOATS, "frozen"]].to_numpy(float),
+        [
+            [0.8, 0.1, 1.1, 2.1, 3.1, 4.1, 1],
+            [1.0, nan, nan, nan, nan, nan, 0],
+            [nan, nan, nan, nan, nan, nan, 0],
+            [nan, nan, nan, nan, nan, 0.5, 0],
+            [nan, nan, nan, nan, nan, nan, 1],
+            [nan, nan, nan, nan, nan, nan, 0],
+        ],
+    )
+    plain = pd.read_parquet(tmp_path / "updates")[2:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(plain, table)
+
+
+@pytest.mark.parametrize(
+    ("measures", "message"),
+    [
+        ({"x": {"frozen": True}}, "step 3: there is no layer 'x'"),
+        ({"a": {"seconds": 1.0}}, "step 3, layer 'a': unknown measure 'seconds': did you mean"),
+        ({"a": {}, "b": {1: 1.0}}, "step 3, layer 'b': unknown measure 1: known are active_neur"),
+        ({"a": {"thin_seconds": "1"}}, "thin_seconds is a number, not '1'"),
+        ({"a": {"thin_seconds": None}}, "thin_seconds is a number, not None"),
+        ({"a": {"remove_seconds": True}}, "remove_seconds is a number, not True"),
+        ({"a": {"active_neuron_rate": np.True_}}, r"active_neuron_rate is a number, not np\.True_"),
+        ({"a": {"frozen": 1}}, "step 3, layer 'a': frozen is True or False, not 1"),
+        ({"a": {"frozen": "yes"}}, "frozen is True or False, not 'yes'"),
+        ({"a": 0.5}, "what is given for a layer must be a Mapping, not a float"),
+        ([0.5], "measures must be a Mapping, not a list"),
+    ],
+)
+def test_measures_that_are_none_are_refused(tmp_path, measures, message):
+    net = Network({"a": [[1]], "b": [[1]]})
+    writer = HistoryWriter(tmp_path, net)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        writer.append(3, net, {}, measures=measures)
+    assert contents(tmp_path) == before
+    writer.append(3, net, {})  # and the writer goes on
+    assert History.open(tmp_path).steps == [0, 3]
+
+
+def test_a_history_from_before_there_were_measures(recorded):
+    folder, steps, networks, _ = recorded
+    table = History.open(folder).updates()
+    for file in (folder / "updates").iterdir():
+        pq.write_table(pq.read_table(file, partitioning=None).drop([*FLOATS, "frozen"]), file)
+    history = History.open(folder)
+    assert_is(history, steps, networks)
+    pd.testing.assert_frame_equal(history.updates(), table)  # nothing was measured
+    writer = HistoryWriter.open(folder)
+    measured = {"active_neuron_rate": 0.5, "frozen": True}
+    writer.append(steps[-1] + 1, networks[-1], {}, measures=dict.fromkeys(SHAPES, measured))
+    later = History.open(folder).updates()
+    pd.testing.assert_frame_equal(later[: len(table)], table)
+    assert later["active_neuron_rate"][len(table) :].tolist() == [0.5] * len(SHAPES)
+    assert later["frozen"].tolist() == [False] * len(table) + [True] * len(SHAPES)
 
 
 def test_a_history_of_step_0_alone(tmp_path):

@@ -408,6 +408,31 @@ def test_growth_leaves_its_argument_alone():
     assert np.array_equal(a.toarray(), before)
 
 
+def test_scores_of_ones_own_are_those_of_a_predictor(threads):
+    """An array of any number type, and lists."""
+    dense = random_layer(19, 13, 0.3)
+    scores = np.random.default_rng(0).integers(0, 9, dense.shape) * np.arange(13.0)
+
+    def score_rows(layer, rows, out):
+        out[:] = scores[rows]
+
+    mine = topo.Predictor("mine", score_rows)
+    for soft, k in itertools.product((True, False, 3.0), (0, 1, 60, np.count_nonzero(~dense))):
+        expected = cells(*topo.grow(dense, k, mine, soft=soft, seed=4))
+        for own in (scores, scores.astype(np.uint8), np.asfortranarray(scores), scores.tolist()):
+            for number, block in ((1, 2**22), (3, 40)):
+                threads(number, block)
+                assert cells(*topo.grow(dense, k, own, soft=soft, seed=4)) == expected
+
+
+def test_one_link_grows_in_proportion_to_a_score_of_ones_own(threads):
+    threads(1)
+    scores = np.array([[9, 9, 1, 2], [9, 4, 9, 9], [0, 9, 9, 8]])
+    odds = {((v, u),): scores[v, u] for v, u in np.argwhere(~UNEVEN & (scores > 0)).tolist()}
+    assert len(odds) == 4
+    assert chi_square(grown(UNEVEN, 1, scores, 1500), odds) > 1e-4
+
+
 # ---- refusals --------------------------------------------------------------------------------
 
 
@@ -459,6 +484,24 @@ def test_improper_scores_of_a_predictor_are_refused(bad):
 
     with pytest.raises(ValueError, match="'mine' gave scores that are negative or NaN"):
         topo.grow(np.eye(3), 1, topo.Predictor("mine", score_rows), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([[1.0, np.nan], [1, 1]], "1 of 4 scores are NaN"),
+        ([[np.inf, 0], [np.inf, 1]], "scores must be finite; 2 of 4 are infinite"),
+        ([[1, -2], [0, 0]], "scores must not be negative; the smallest is -2"),
+        ([1, 2], r"scores must have the layer's shape \(2, 2\), not \(2,\)"),
+        (3.0, r"scores must have the layer's shape \(2, 2\), not \(\)"),
+        ([["a", "b"]] * 2, "unknown predictor"),
+        (None, "unknown predictor None"),
+    ],
+)
+@pytest.mark.parametrize("soft", [True, False])
+def test_improper_scores_of_ones_own_are_refused(scores, message, soft):
+    with pytest.raises(ValueError, match=message):
+        topo.grow(np.eye(2), 1, scores, soft=soft, seed=0)
 
 
 def test_a_predictor_that_is_no_name():

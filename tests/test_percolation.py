@@ -148,7 +148,7 @@ def neurons(c, head_dim, copies, head, i):
     return [first, first + head_dim // 2] if c.rotary else [first]
 
 
-def brute_force(network):
+def brute_force(network, fixed=()):
     """Neuron by neuron until nothing changes."""
     masks, before = dense(network), None
     while before != [m.tobytes() for m in masks.values()]:
@@ -156,6 +156,7 @@ def brute_force(network):
         for c in network.couplings:
             outputs, inputs = [masks[n] for n in c.outputs], [masks[n].T for n in c.inputs]
             sides = outputs + inputs
+            names = c.outputs + c.inputs
             head_dim = c.head_dim or len(sides[0])
             heads = max(map(len, sides)) // head_dim
             alive = [set() for _ in sides]
@@ -166,8 +167,8 @@ def brute_force(network):
                 if all(fed) and (any(read) or not inputs):
                     for living, js in zip(alive, at):
                         living.update(js)
-            for m, living in zip(sides, alive):
-                for j in set(range(len(m))) - living:
+            for name, m, living in zip(names, sides, alive):
+                for j in set(range(len(m))) - living if name not in fixed else ():
                     m[j] = False
     return masks
 
@@ -199,6 +200,23 @@ def test_percolation_reaches_the_fixed_point_and_keeps_the_function(network_and_
     other = topo.percolate(Network(network.layers, shuffled + shuffled[:1]))
     assert all(np.array_equal(m, after[n]) for n, m in dense(other).items())
     np.testing.assert_array_equal(model(after), model(before))
+
+
+@settings(max_examples=300, deadline=None)
+@given(models(), st.data())
+def test_fixed_layers_keep_their_links_and_the_network_its_function(network_and_model, data):
+    network, model = network_and_model
+    fixed = data.draw(st.lists(st.sampled_from(list(network.layers)), unique=True))
+    percolated = topo.percolate(network, fixed)
+    expected = brute_force(network, fixed)
+    assert all(np.array_equal(m, expected[n]) for n, m in dense(percolated).items())
+    assert all(percolated.layers[n] is network.layers[n] for n in fixed)
+    other = Network(network.layers, data.draw(st.permutations(network.couplings)))
+    again = topo.percolate(other, iter(fixed))
+    assert all(map(topo.adjacency.equal, again.layers.values(), percolated.layers.values()))
+    np.testing.assert_array_equal(model(dense(percolated)), model(dense(network)))
+    unchanged = topo.percolate(network, network.layers)
+    assert all(unchanged.layers[n] is a for n, a in network.layers.items())
 
 
 def test_the_models_are_of_every_kind():
@@ -345,6 +363,42 @@ def test_only_coupled_neurons_percolate():
     net = Network(masks, couplings=())
     assert topo.percolate(net) == net
     assert Network(masks) != net
+
+
+@pytest.mark.parametrize(
+    ("fixed", "links"),
+    [
+        ((), {"a": 0, "b": 0, "c": 0, "d": 0}),
+        ("a", {"a": 1, "b": 0, "c": 0, "d": 0}),  # what it feeds is not read for that
+        ("b", {"a": 1, "b": 1, "c": 0, "d": 0}),  # its links read neuron 0 of a, so that lives
+        ("c", {"a": 0, "b": 0, "c": 1, "d": 1}),
+        ("d", {"a": 0, "b": 0, "c": 0, "d": 1}),
+        (("b", "c"), {"a": 1, "b": 1, "c": 1, "d": 1}),
+        (["a", "d"], {"a": 1, "b": 0, "c": 0, "d": 1}),
+    ],
+)
+def test_what_stays_in_a_fixed_layer_counts(fixed, links):
+    # neuron 0 leads to the middle, where nothing reads it; neuron 1 leads on from there, unfed
+    on, back = [[1, 0], [0, 0]], [[0, 0], [0, 1]]
+    net = topo.percolate(Network({"a": on, "b": on, "c": back, "d": back}), fixed)
+    assert {n: a.nnz for n, a in net.layers.items()} == links
+
+
+def test_a_fixed_layer_of_a_product_keeps_only_its_own_links():
+    net = Network({"q": column(0, of=2), "k": column(1, of=2)}, [Coupling(("q", "k"))])
+    kept = topo.percolate(net, fixed=["q"])
+    assert kept.layers["q"] is net.layers["q"]
+    assert kept.layers["k"].nnz == 0
+
+
+def test_only_layers_of_the_network_can_be_fixed():
+    net = Network({"fc1": [[1]], "fc2": [[1]]})
+    with pytest.raises(ValueError, match="fixed names the layer 'fc3'; the layers are fc1, fc2"):
+        topo.percolate(net, fixed=["fc1", "fc3"])
+    with pytest.raises(ValueError, match="'fc'"):
+        topo.percolate(net, fixed="fc")
+    with pytest.raises(TypeError):
+        topo.percolate(net, fixed=None)
 
 
 def test_a_product_needs_both_factors_and_a_fan_out_one_reader():

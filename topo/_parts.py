@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -24,6 +25,7 @@ __all__ = [
     "KEYFRAME",
     "KINDS",
     "LOSSES",
+    "MEASURES",
     "UPDATES",
     "HistoryError",
     "HistoryWarning",
@@ -63,6 +65,17 @@ EVENTS = pa.schema(
     }
 )
 KEYFRAME = pa.schema([f for f in EVENTS if f.name != "event"])
+# What may be recorded of a layer's update, and what it is where it was not: the first histories
+# lack these columns, and what reads those alone reads the later ones, so the schema is the same.
+MEASURES: dict[str, float] = {
+    "active_neuron_rate": math.nan,
+    "itop_rate": math.nan,
+    "thin_seconds": math.nan,
+    "remove_seconds": math.nan,
+    "percolate_seconds": math.nan,
+    "regrow_seconds": math.nan,
+    "frozen": False,
+}
 UPDATES = pa.schema(
     {
         "update": pa.int64(),
@@ -71,6 +84,7 @@ UPDATES = pa.schema(
         "links": pa.int64(),
         **{phase: pa.int64() for phase in (*LOSSES, "grown")},
         "overlap": pa.float64(),
+        **{n: pa.bool_() if missing is False else pa.float64() for n, missing in MEASURES.items()},
     }
 )
 # Of what every reader of Parquet knows, the smallest for links in row-major order: rows rise by 0
@@ -193,7 +207,10 @@ def read_part(file: Path, schema: pa.Schema) -> pa.Table:
     """Read a part, or say which file is missing or damaged."""
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            table = parquet.read(schema.names).select(schema.names).cast(schema)
+            table = parquet.read(schema.names)
+        for name in MEASURES.keys() & set(schema.names) - set(table.column_names):
+            table = table.append_column(name, pa.repeat(MEASURES[name], len(table)))
+        table = table.select(schema.names).cast(schema)
     except FileNotFoundError:
         raise HistoryError(f"{file} is missing: restore it from a copy of the history") from None
     except (OSError, pa.ArrowException, LookupError) as error:

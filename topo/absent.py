@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from topo.adjacency import as_adjacency
+from topo.adjacency import as_adjacency, from_links, links
 from topo.compiled import njit
 from topo.hashing import sample_integers
 
-__all__ = ["sample_absent"]
+__all__ = ["fill_up", "sample_absent"]
 
 
 @njit(nogil=True, cache=True)
@@ -64,3 +64,33 @@ def sample_absent(
     ranks = sample_integers(n_out * n_in - a.nnz, k, key)
     rows, cols = _cells_of_ranks(a.indptr, a.indices, n_in, ranks)
     return rows, cols
+
+
+def fill_up(
+    adjacency: sparse.csr_array,
+    rows: npt.NDArray[np.int32],
+    cols: npt.NDArray[np.int32],
+    k: int,
+    key: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Some absent links, in row-major order, and uniformly random other ones: k in all.
+
+    Examples
+    --------
+    >>> import topo
+    >>> from topo.absent import fill_up
+    >>> a = topo.as_adjacency([[1, 0], [0, 1]])
+    >>> rows, cols = fill_up(a, [1], [0], 2, topo.stream(0))
+    >>> rows.tolist(), cols.tolist()
+    ([0, 1], [1, 0])
+    """
+    if len(rows) == k:
+        return rows, cols
+    old_rows, old_cols = links(adjacency)
+    taken = from_links(
+        np.concatenate([old_rows, rows]), np.concatenate([old_cols, cols]), adjacency.shape
+    )
+    more_rows, more_cols = sample_absent(taken, k - len(rows), key)
+    rows, cols = np.concatenate([rows, more_rows]), np.concatenate([cols, more_cols])
+    order = np.lexsort((cols, rows))
+    return rows[order], cols[order]

@@ -4,12 +4,15 @@ A history is a folder that pandas, polars and DuckDB read without us::
 
     _meta.json     schema version, layer shapes, couplings, truncations
     events/        step, layer, event, row, column, weight     one part per update
-    updates/       update, step, layer, links, thinned, removed, percolated, grown, overlap
+    updates/       update, step, layer, links, thinned, removed, percolated, grown, overlap,
+                   active_neuron_rate, itop_rate, thin_seconds, remove_seconds,
+                   percolate_seconds, regrow_seconds, frozen
     keyframes/     step, layer, row, column, weight            all links at some steps
 
 Events are "start" (every link at step 0), "thinned", "removed", "percolated" and "grown"; weights
 are null where they were not asked for. ``pandas.read_parquet(folder / "events")`` is all of them;
 where a tool reads hidden files too, ``events/*.parquet`` leaves out a writer's temporary ones.
+`History.updates` says what the columns of ``updates/`` are.
 
 Each part is written to a temporary name, synced and renamed; an update's part in ``updates/`` comes
 last, so an update exists once it is complete. A writer that is killed loses at most the update it
@@ -204,7 +207,25 @@ class History:
         return pa.concat_tables(tables).unify_dictionaries().to_pandas()
 
     def updates(self) -> pd.DataFrame:
-        """One row per update and layer: links after it, counts per phase, ELM overlap."""
+        """One row per update and layer.
+
+        Returns
+        -------
+        DataFrame
+            With the columns
+
+            - update (from 1), step, layer
+            - links: after the update
+            - thinned, removed, percolated, grown: how many links each phase took or gave
+            - overlap: ELM overlap
+            - active_neuron_rate: `topo.active_neuron_rate` of the whole network after the update,
+              the same for each layer
+            - itop_rate: share of the layer's possible links that have ever existed
+            - thin_seconds, remove_seconds, percolate_seconds, regrow_seconds: time the phase took
+            - frozen: whether the topology of the layer no longer evolves
+
+            What was not recorded is NaN; frozen is False then.
+        """
         frame = self._updates.to_pandas()
         return frame[frame["update"] > 0].reset_index(drop=True)
 

@@ -17,6 +17,7 @@ from topo._parts import (
     EVENTS,
     KEYFRAME,
     LOSSES,
+    MEASURES,
     UPDATES,
     HistoryError,
     HistoryWarning,
@@ -33,6 +34,7 @@ from topo.adjacency import link_keys
 from topo.checks import as_integer, check_type
 from topo.files import is_taken
 from topo.history import History
+from topo.names import unknown
 from topo.network import Network
 
 __all__ = ["HistoryWriter"]
@@ -88,7 +90,7 @@ class HistoryWriter:
         for kind in ("events", "updates", "keyframes"):
             (folder / kind).mkdir(parents=True)
         write_part(part_file(folder, "events", 0), start)
-        write_part(part_file(folder, "updates", 0), _update_table(0, 0, network, (), {}))
+        write_part(part_file(folder, "updates", 0), _update_table(0, 0, network, (), {}, {}))
         meta.write(folder)
         self._continue(History.open(folder), network)
 
@@ -162,6 +164,7 @@ class HistoryWriter:
         events: Mapping[str, Mapping[str, npt.ArrayLike]],
         overlap: Mapping[str, float] | None = None,
         weights: Mapping[str, Mapping[str, npt.ArrayLike]] | None = None,
+        measures: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """Record one update.
 
@@ -179,12 +182,18 @@ class HistoryWriter:
         weights : mapping of layer name to mapping of event name to array, optional
             One finite weight for each of the links in `events`, in their order: the last of those
             that went, the first of those that were grown. Any may be left out.
+        measures : mapping of layer name to mapping of str to float, optional
+            "active_neuron_rate" (of the whole network), "itop_rate", "thin_seconds",
+            "remove_seconds", "percolate_seconds", "regrow_seconds" and "frozen" (a bool) of layers,
+            as
+            `History.updates` gives them back. Any may be left out.
 
         Raises
         ------
         ValueError
             If the step does not come later, the events do not lead from the topology of the
-            update before to this one, or the weights are not theirs. Nothing is written then.
+            update before to this one, the weights are not theirs, or a measure is none of these
+            or no number. Nothing is written then.
         HistoryError
             If another writer goes on with this history.
         OSError
@@ -192,22 +201,24 @@ class HistoryWriter:
         """
         step = _as_step(step, self._last + 1)
         check_type("network", network, Network)
-        overlap, weights = overlap or {}, weights or {}
+        overlap, weights, measures = overlap or {}, weights or {}, measures or {}
         check_type("events", events, Mapping)
         check_type("overlap", overlap, Mapping)
         check_type("weights", weights, Mapping)
-        for of_layer in (*events.values(), *weights.values()):
+        check_type("measures", measures, Mapping)
+        for of_layer in (*events.values(), *weights.values(), *measures.values()):
             check_type("what is given for a layer", of_layer, Mapping)
         before = self.network
         same = [(n, a.shape) for n, a in before.layers.items()]
         if [(n, a.shape) for n, a in network.layers.items()] != same:
             raise ValueError(f"step {step}: the network must have the layers {before}")
-        strange = (set(events) | set(overlap) | set(weights)) - set(before.layers)
+        strange = set().union(events, overlap, weights, measures) - set(before.layers)
         if strange:
             raise ValueError(f"step {step}: there is no layer {', '.join(map(repr, strange))}")
         wrong = {n: o for n, o in overlap.items() if not isinstance(o, Real)}
         if wrong:
             raise ValueError(f"step {step}: the overlap of a layer is a number, not {wrong!r}")
+        measured = {n: _measures(f"step {step}, layer {n!r}", m) for n, m in measures.items()}
         checked: list[Links] = []
         for name, a in network.layers.items():
             where = f"step {step}, layer {name!r}"
@@ -221,7 +232,7 @@ class HistoryWriter:
             checked += given
         number = self._updates + 1
         event_table = link_table(step, checked, self._meta.shapes, EVENTS)
-        update_table = _update_table(number, step, network, checked, overlap)
+        update_table = _update_table(number, step, network, checked, overlap, measured)
         keyframe = None
         if number % KEYFRAME_EVERY == 0:
             keyframe = link_table(step, _all_links(network), self._meta.shapes, KEYFRAME)
@@ -352,12 +363,26 @@ def _weights(what: str, given: npt.ArrayLike, count: int) -> Weights:
     return values
 
 
+def _measures(where: str, given: Mapping[str, float]) -> dict[str, float]:
+    """All measures of a layer's update: those given, and what stands for the others."""
+    for name, value in given.items():
+        if name not in MEASURES:
+            raise ValueError(f"{where}: {unknown(name, MEASURES, 'measure')}")
+        truth = isinstance(value, (bool, np.bool_))
+        if name == "frozen" and not truth:
+            raise ValueError(f"{where}: frozen is True or False, not {value!r}")
+        if name != "frozen" and (truth or not isinstance(value, Real)):
+            raise ValueError(f"{where}: {name} is a number, not {value!r}")
+    return MEASURES | {name: type(MEASURES[name])(value) for name, value in given.items()}
+
+
 def _update_table(
     update: int,
     step: int,
     network: Network,
     events: Iterable[Links],
     overlap: Mapping[str, float],
+    measures: Mapping[str, Mapping[str, float]],
 ) -> pa.Table:
     counts = {(links.layer, links.kind): len(links.keys) for links in events}
     rows = [
@@ -368,6 +393,7 @@ def _update_table(
             "links": a.nnz,
             **{kind: counts.get((name, kind), 0) for kind in (*LOSSES, "grown")},
             "overlap": float(overlap.get(name, float("nan"))),
+            **measures.get(name, MEASURES),
         }
         for name, a in network.layers.items()
     ]

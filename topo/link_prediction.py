@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from topo.absent import sample_absent
-from topo.adjacency import as_adjacency, from_links, links
+from topo.absent import fill_up, sample_absent
+from topo.adjacency import as_adjacency
 from topo.checks import as_integer
 from topo.compiled import njit
 from topo.hashing import _U, bits, hash_links, stream, to_unit
@@ -22,7 +22,7 @@ from topo.parallel import map_threads, thread_count
 from topo.predictors import PREDICTORS, Predictor
 from topo.predictors._base import Layer
 from topo.predictors._lanes import WIDTH
-from topo.selection import check_sharpness, largest, level
+from topo.selection import check_scores, check_sharpness, largest, level
 
 __all__ = ["grow", "link_scores"]
 
@@ -101,7 +101,7 @@ def link_scores(
 def grow(
     adjacency: Any,
     k: int,
-    predictor: str | Predictor,
+    predictor: str | Predictor | npt.ArrayLike,
     *,
     soft: bool | float = True,
     seed: int,
@@ -113,8 +113,9 @@ def grow(
     adjacency : csr_array, or any 0/1 matrix, shape (n_out, n_in)
     k : int
         How many; from 0 to the number of absent links.
-    predictor : str or Predictor
-        As in `link_scores`.
+    predictor : str, Predictor or array_like, shape (n_out, n_in)
+        As in `link_scores`; or the scores themselves, finite and not negative. Those of present
+        links do not count.
     soft : bool or float
         True: a sample without replacement with p proportional to the score. False: the k highest
         scores, ties (equal to twelve digits) broken at random. A number T: p proportional to
@@ -132,7 +133,8 @@ def grow(
     Raises
     ------
     ValueError
-        For an impossible k, an unknown predictor, or a matrix that is no adjacency.
+        For an impossible k, an unknown predictor, scores that are negative, NaN or infinite, or
+        a matrix that is no adjacency.
 
     Notes
     -----
@@ -145,9 +147,15 @@ def grow(
     >>> rows, cols = topo.grow([[1, 1, 0], [1, 0, 0]], 1, "ch3_l3p", soft=False, seed=0)
     >>> rows.tolist(), cols.tolist()
     ([1], [1])
+
+    By scores of your own, such as the magnitude of a dense gradient:
+
+    >>> rows, cols = topo.grow([[1, 1, 0]] * 2, 1, [[9, 9, 0.1], [9, 9, 0.3]], soft=False, seed=0)
+    >>> rows.tolist(), cols.tolist()
+    ([1], [2])
     """
     a = as_adjacency(adjacency)
-    scorer = _find(predictor)
+    scorer = _as_predictor(predictor, a.shape)
     absent = a.shape[0] * a.shape[1] - a.nnz
     k = as_integer("k", k, 0, absent)
     sharpness = _sharpness(soft)
@@ -155,14 +163,7 @@ def grow(
     if k == 0 or scorer.uniform:
         return sample_absent(a, k, uniform_key)
     rows, cols = _best(a, k, scorer, sharpness, stream(seed, "grow"))
-    if len(rows) == k:
-        return rows, cols
-    old_rows, old_cols = links(a)
-    taken = from_links(np.concatenate([old_rows, rows]), np.concatenate([old_cols, cols]), a.shape)
-    more_rows, more_cols = sample_absent(taken, k - len(rows), uniform_key)
-    rows, cols = np.concatenate([rows, more_rows]), np.concatenate([cols, more_cols])
-    order = np.lexsort((cols, rows))
-    return rows[order], cols[order]
+    return fill_up(a, rows, cols, k, uniform_key)
 
 
 def _best(
@@ -314,10 +315,27 @@ def _slices(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
-def _find(predictor: str | Predictor) -> Predictor:
+def _find(predictor: object) -> Predictor:
     if isinstance(predictor, Predictor):
         return predictor
     return find(PREDICTORS, predictor, "predictor")
+
+
+def _as_predictor(predictor: str | Predictor | npt.ArrayLike, shape: tuple[int, int]) -> Predictor:
+    """Scores as a predictor that reads them."""
+    if isinstance(predictor, (str, Predictor)):
+        return _find(predictor)
+    scores = np.asarray(predictor)
+    if scores.dtype.kind not in "biuf":
+        return _find(predictor)
+    if scores.shape != shape:
+        raise ValueError(f"scores must have the layer's shape {shape}, not {scores.shape}")
+    check_scores(scores, finite=True)
+
+    def score_rows(_: Layer, rows: npt.NDArray[np.int64], out: npt.NDArray[np.float64]) -> None:
+        out[:] = scores[rows]
+
+    return Predictor("scores", score_rows)
 
 
 def _as_rows(rows: npt.ArrayLike, n_out: int) -> npt.NDArray[np.int64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -15,7 +17,7 @@ __all__ = ["active_neuron_rate", "percolate"]
 Mask = npt.NDArray[np.bool_]
 
 
-def percolate(network: Network) -> Network:
+def percolate(network: Network, fixed: str | Iterable[str] = ()) -> Network:
     """Remove the links of inactive hidden neurons until none is left.
 
     A hidden neuron without incoming or without outgoing links carries no signal, so its remaining
@@ -26,12 +28,20 @@ def percolate(network: Network) -> Network:
     Parameters
     ----------
     network : Network
+    fixed : str or iterable of str
+        Names of layers whose links stay, whatever becomes of their neurons: they may feed neurons
+        that nothing reads, or read neurons that nothing feeds.
 
     Returns
     -------
     Network
         The fixed point, without weights. Layers that lost nothing are the same objects. Neurons
         that no coupling names (inputs, outputs, everything dense) are never percolated.
+
+    Raises
+    ------
+    ValueError
+        If `fixed` names an unknown layer.
 
     References
     ----------
@@ -46,8 +56,18 @@ def percolate(network: Network) -> Network:
     >>> net.layers["fc1"].toarray().astype(int)
     array([[0, 0],
            [1, 1]])
+    >>> net = topo.Network({"fc1": [[1, 0], [1, 1]], "fc2": [[0, 1]]})
+    >>> topo.percolate(net, fixed="fc1") == net
+    True
     """
     check_type("network", network, Network)
+    names = {fixed} if isinstance(fixed, str) else set(fixed)
+    strange = names - set(network.layers)
+    if strange:
+        raise ValueError(
+            f"fixed names the layer {', '.join(sorted(map(repr, strange)))}; the layers are "
+            f"{', '.join(network.layers)}"
+        )
     couplings = network.couplings
     touching = {n: [c for c in couplings if n in c.outputs + c.inputs] for n in network.layers}
     left = {n: _Links(network.layers[n]) for n, named in touching.items() if named}
@@ -58,7 +78,7 @@ def percolate(network: Network) -> Network:
         for coupling in (*reversed(couplings), *couplings):
             if coupling in unsettled:
                 unsettled.discard(coupling)
-                for name in _settle(left, coupling):
+                for name in _settle(left, coupling, names):
                     unsettled.update(touching[name])
     return network.replace({n: layer.adjacency() for n, layer in left.items() if layer.lost})
 
@@ -118,7 +138,7 @@ class _Links:
         return wrap_csr(indptr, self.ends[1], self.start.shape)
 
 
-def _settle(left: dict[str, _Links], coupling: Coupling) -> set[str]:
+def _settle(left: dict[str, _Links], coupling: Coupling, fixed: Collection[str]) -> set[str]:
     """Remove the links of a coupling's inactive neurons; return the layers that lost any."""
     ends = [(0, n) for n in coupling.outputs] + [(1, n) for n in coupling.inputs]
     sides = [left[name].linked[side] for side, name in ends]
@@ -131,7 +151,7 @@ def _settle(left: dict[str, _Links], coupling: Coupling) -> set[str]:
     losers = set()
     for (side, name), linked in zip(ends, sides, strict=True):
         kept = _neurons(active, len(linked) // head_dim, coupling.rotary)
-        if (linked & ~kept).any():
+        if name not in fixed and (linked & ~kept).any():
             left[name].keep(side, kept)
             losers.add(name)
     return losers

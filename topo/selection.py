@@ -9,7 +9,9 @@ candidates, and |w| ** 9 does not underflow. Infinite sharpness is top-k, ties b
 
 from __future__ import annotations
 
+import math
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,31 @@ from topo.checks import as_bits, as_integer
 from topo.compiled import njit
 from topo.hashing import uniform
 
-__all__ = ["check_sharpness", "largest", "level", "level_all", "race_keys", "select"]
+__all__ = [
+    "check_scores",
+    "check_sharpness",
+    "largest",
+    "level",
+    "level_all",
+    "race_keys",
+    "select",
+]
+
+
+def check_scores(scores: Any, *, finite: bool) -> None:
+    """Refuse scores that nothing can be selected by, in an array or in a torch tensor."""
+    count = math.prod(scores.shape)
+    if not count:
+        return
+    low, high = float(scores.min()), float(scores.max())
+    if math.isnan(low):
+        wrong = int((scores != scores).sum())
+        raise ValueError(f"{wrong} of {count} scores are NaN: nothing to rank by")
+    if low < 0:
+        raise ValueError(f"scores must not be negative; the smallest is {low}")
+    if finite and high == math.inf:
+        wrong = int((scores == math.inf).sum())
+        raise ValueError(f"scores must be finite; {wrong} of {count} are infinite")
 
 
 def check_sharpness(sharpness: float) -> None:
@@ -63,10 +89,10 @@ def largest(
     if k == 0:
         return np.empty(0, dtype=np.int64)
     cut = np.partition(keys, n - k)[n - k]
-    above = np.flatnonzero(keys > cut)
+    chosen = keys > cut
     level = np.flatnonzero(keys == cut)
-    level = level[np.argsort(ties[level], kind="stable")[: k - len(above)]]
-    return np.sort(np.concatenate([above, level]))
+    chosen[level[np.argsort(ties[level], kind="stable")[: k - np.count_nonzero(chosen)]]] = True
+    return np.flatnonzero(chosen)
 
 
 def select(
@@ -105,19 +131,13 @@ def select(
     given = np.asarray(scores)
     if given.dtype.kind not in "biuf":
         raise ValueError(f"scores must be numbers, not {given.dtype}")
-    s, hashes = given.astype(np.float64), as_bits("hashes", hashes)
+    s, hashes = given.astype(np.float64, copy=False), as_bits("hashes", hashes)
     if s.ndim != 1 or hashes.shape != s.shape:
         raise ValueError(
             f"scores and hashes are one-dimensional and equal in length, not of shapes {s.shape} "
             f"and {hashes.shape}"
         )
     k = as_integer("k", k, 0, len(s))
-    if np.isnan(s).any():
-        raise ValueError(f"{int(np.isnan(s).sum())} of {len(s)} scores are NaN: nothing to rank by")
-    if len(s) and s.min() < 0:
-        raise ValueError(f"scores must not be negative; the smallest is {s.min()}")
     check_sharpness(sharpness)
-    keys = race_keys(s, sharpness, hashes)
-    if np.isinf(s).any() and not np.isinf(sharpness):
-        raise ValueError("scores must be finite to sample from")
-    return largest(keys, k, hashes)
+    check_scores(s, finite=not np.isinf(sharpness))
+    return largest(race_keys(s, sharpness, hashes), k, hashes)
