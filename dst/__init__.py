@@ -19,21 +19,33 @@ if getattr(topo, "__version__", None) != __version__:
 
 from dst.csr_linear import CSRLinear
 from dst.densify import densify
-from dst.evolver import Evolver, LayerUpdate, Update
+from dst.evolver import Evolver
 from dst.explain import explain
 from dst.graph import network
+from dst.iterative_warmup import IterativeWarmup
 from dst.layouts import choose_layout
 from dst.link_scores import link_scores
 from dst.masked_linear import MaskedLinear
-from dst.methods import METHODS, Links, Method, Rule, Start, magnitude
+from dst.methods import METHODS, Method, Rule, Start
+from dst.records import LayerUpdate, Update
 from dst.rewire import rewire
+from dst.scores import (
+    DenseScore,
+    Links,
+    gradient_magnitude,
+    importance,
+    magnitude,
+    magnitude_and_gradient,
+)
 from dst.sparse_linear import SparseLinear
 from dst.sparsify import sparsify
 
 __all__ = [
     "METHODS",
     "CSRLinear",
+    "DenseScore",
     "Evolver",
+    "IterativeWarmup",
     "LayerUpdate",
     "Links",
     "MaskedLinear",
@@ -46,8 +58,11 @@ __all__ = [
     "choose_layout",
     "densify",
     "explain",
+    "gradient_magnitude",
+    "importance",
     "link_scores",
     "magnitude",
+    "magnitude_and_gradient",
     "network",
     "rewire",
     "sparsify",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import nn
@@ -15,7 +16,7 @@ import topo
 from dst import csr_kernels, csr_torch
 from dst.layouts import CSR_DTYPES
 from dst.sparse_linear import Carry, SparseLinear
-from topo.adjacency import positions, transpose, wrap_csr
+from topo.adjacency import link_keys, locate, positions, transpose, wrap_csr
 
 __all__ = ["CSRLinear"]
 
@@ -63,6 +64,17 @@ class CSRLinear(SparseLinear, layout="csr"):
         """The values, detached."""
         return self.values.detach()
 
+    def link_gradients(self) -> torch.Tensor | None:
+        """The gradient of the values."""
+        return self.values.grad
+
+    def flat_positions(self, keys: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Positions of links among the values."""
+        at = locate(keys, among=link_keys(self.adjacency))
+        if (at < 0).any():
+            raise ValueError(f"{int((at < 0).sum())} of {len(keys)} links are absent")
+        return torch.from_numpy(at).to(self.values.device)
+
     def _fill(self, adjacency: sparse.csr_array, values: torch.Tensor) -> None:
         self.values = nn.Parameter(values)
         self._set_indices(adjacency)
@@ -85,27 +97,29 @@ class CSRLinear(SparseLinear, layout="csr"):
             torch.utils.swap_tensors(self.values, twin)
         except RuntimeError as error:
             raise ValueError(
-                "its values cannot get another length while something holds them (a DDP wrapper, "
-                f"a compiled graph that is kept, a weak reference): drop that first ({error})"
+                "its values cannot get another length while something holds them: a DDP wrapper "
+                "(pass the wrapped model to the Evolver; load a state before wrapping), a compiled "
+                f"graph that is kept, a weak reference (drop that first) ({error})"
             ) from None
 
     def _rewire(self, adjacency: sparse.csr_array) -> Carry:
-        source = torch.from_numpy(positions(adjacency, self.adjacency))
-        on_device = {torch.device("cpu"): source}
+        at = torch.from_numpy(positions(adjacency, self.adjacency))
+        source, new = at.clamp(min=0), at < 0
+        on_device = {torch.device("cpu"): (source, new)}
 
         def carry(tensor: torch.Tensor) -> torch.Tensor:
-            at = on_device.setdefault(tensor.device, source.to(tensor.device))
-            moved = tensor.new_zeros(len(at))
-            moved[at >= 0] = tensor[at[at >= 0]]
-            return moved
+            if tensor.device not in on_device:
+                on_device[tensor.device] = source.to(tensor.device), new.to(tensor.device)
+            at, zero = on_device[tensor.device]
+            if not len(tensor):
+                return tensor.new_zeros(len(at))
+            return tensor.index_select(0, at).masked_fill_(zero, 0)
 
         resize(self.values, carry)
         self._set_indices(adjacency)
         return carry
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to x of shape (..., in_features)."""
-        self._check_input(x)
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         if self.values.dtype not in CSR_DTYPES:
             raise ValueError(
                 f"the csr layout computes in float32 or float64, not {self.values.dtype}: "
@@ -116,7 +130,7 @@ class CSRLinear(SparseLinear, layout="csr"):
         kind = x.device.type
         if kind != "meta" and torch.is_autocast_enabled(kind):  # the kernels have no half precision
             with torch.autocast(x.device.type, enabled=False):
-                return self.forward(x.to(self.values.dtype))
+                return self._multiply(x.to(self.values.dtype))
         flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)
         if flat.shape[1] != len(self._indices.t_indptr) - 1:  # whatever `in_features` says
             raise RuntimeError(f"the links are of {len(self._indices.t_indptr) - 1} inputs")
@@ -157,6 +171,7 @@ class CSRLinear(SparseLinear, layout="csr"):
         if not missing:
             adjacency = self._read(prefix[:-1], *(state_dict[name] for name in names))
             if adjacency.nnz != self.links:
+                self.check_rewire(adjacency)
                 like = self.values.detach()
                 resize(self.values, lambda _: like.new_zeros(adjacency.nnz))
             self._set_indices(adjacency)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy import sparse
@@ -44,6 +45,15 @@ class MaskedLinear(SparseLinear, layout="masked"):
     def link_values(self) -> torch.Tensor:
         """The weights of the links in row-major order, detached, shape (links,)."""
         return self.weight.detach()[self.mask]
+
+    def link_gradients(self) -> torch.Tensor | None:
+        """The gradients of the links in row-major order, shape (links,)."""
+        grad = self.weight.grad
+        return None if grad is None else grad[self.mask]
+
+    def flat_positions(self, keys: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Positions of links in the flat weight."""
+        return torch.from_numpy(keys).to(self.weight.device)
 
     def _fill(self, adjacency: sparse.csr_array, values: torch.Tensor) -> None:
         self.register_buffer("mask", _mask(adjacency, values.device))
@@ -91,9 +101,7 @@ class MaskedLinear(SparseLinear, layout="masked"):
             self.weight.detach().masked_fill_(~self.mask, 0)
         missing_keys[:] = [key for key in missing_keys if key not in given]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to x of shape (..., in_features)."""
-        self._check_input(x)
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         kind = x.device.type
         dtype = self.weight.dtype
         if kind != "meta" and torch.is_autocast_enabled(kind) and dtype != torch.float64:

@@ -30,6 +30,7 @@ def rewire(
     Weights and gradients of surviving links stay, those of new links are 0; so does, and is,
     every state tensor of the optimizer that has the shape of the parameter. Parameters stay the
     same objects, whatever holds them (an optimizer, a scheduler, a group without weight decay).
+    The numbers of links are final ones to an `Evolver` that is made later.
 
     Parameters
     ----------
@@ -63,6 +64,9 @@ def rewire(
     """
     for move in plan(model, layers, followers):
         move(optimizer)
+    for name in layers:
+        layer = sparse_layers(model)[name]
+        layer.final_links = layer.links
 
 
 def plan(

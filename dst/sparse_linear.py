@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import nn
@@ -57,6 +58,8 @@ class SparseLinear(nn.Module):
     layout : str
     reason : str
         Why the layer has this layout.
+    final_links : int
+        How many links the layer is to end with, whatever a method starts it at.
 
     Notes
     -----
@@ -81,6 +84,12 @@ class SparseLinear(nn.Module):
     out_features: int
     reason: str
     bias: nn.Parameter | None
+    final_links: int
+    init: str = (
+        "swi"  # what links that a method's start adds are initialised by; else as the others
+    )
+    #: Called with input and output, gives the output: where someone needs to see them.
+    watch: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     _layouts: ClassVar[dict[str, type[SparseLinear]]] = {}
 
@@ -122,6 +131,7 @@ class SparseLinear(nn.Module):
             self.reason = "as asked"
         values = torch.from_numpy(swi(adjacency, topo.stream(seed, SEED_NAME))).to(dtype)
         self._fill(adjacency, values)
+        self.final_links = adjacency.nnz
         if bias:
             hashes = topo.hash_links(topo.stream(seed, "bias"), np.arange(out_features))
             bias_values = (2 * topo.uniform(hashes) - 1) * in_features**-0.5  # as nn.Linear
@@ -164,6 +174,7 @@ class SparseLinear(nn.Module):
         layer.in_features, layer.out_features = linear.in_features, linear.out_features
         layer.reason = reason
         layer._fill(adjacency, data)
+        layer.final_links = adjacency.nnz
         layer.parameter.requires_grad_(weight.requires_grad)
         layer.register_parameter("bias", linear.bias)
         return layer.train(linear.training)
@@ -186,6 +197,14 @@ class SparseLinear(nn.Module):
     @abstractmethod
     def link_values(self) -> torch.Tensor:
         """The weights of the links in row-major order, detached, shape (links,)."""
+
+    @abstractmethod
+    def link_gradients(self) -> torch.Tensor | None:
+        """The gradients of the links in row-major order, shape (links,), if there are any."""
+
+    @abstractmethod
+    def flat_positions(self, keys: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Where links, each ``row * in_features + column``, are in the flat parameter."""
 
     @abstractmethod
     def _fill(self, adjacency: sparse.csr_array, values: torch.Tensor) -> None:
@@ -245,14 +264,27 @@ class SparseLinear(nn.Module):
             f"layout={self.layout}, bias={self.bias is not None}"
         )
 
-    def _get_name(self) -> str:
-        return "SparseLinear"
-
-    def _check_input(self, x: torch.Tensor) -> None:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to x of shape (..., in_features)."""
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(
                 f"expected inputs of shape (..., {self.in_features}), not {tuple(x.shape)}"
             )
+        y = self._multiply(x)
+        if self.watch is not None and torch.is_grad_enabled():
+            y = self.watch(x, y)
+        return y
+
+    @abstractmethod
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """What `forward` gives for an input of the right size."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles have: whoever watches this layer does not watch them."""
+        return {k: v for k, v in vars(self).items() if k != "watch"}
+
+    def _get_name(self) -> str:
+        return "SparseLinear"
 
 
 def _share(adjacency: sparse.csr_array) -> float:

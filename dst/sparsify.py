@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
 from torch import nn
 
 import topo
@@ -14,7 +19,7 @@ from dst.allocation import ALLOCATIONS
 from dst.explain import explain, is_linear, obstacle, users
 from dst.initialization import INITIALIZATIONS, SEED_NAME
 from dst.layouts import LAYOUTS
-from dst.methods import METHODS, Method
+from dst.methods import Method, as_method
 from dst.sparse_linear import SparseLinear, make_adjacency
 from topo.names import find
 
@@ -53,11 +58,13 @@ def sparsify(
     ----------
     model : torch.nn.Module
     density : float, or mapping of pattern to float
-        Share of the possible links that exist, in (0, 1]; the first pattern that matches counts.
+        Share of the possible links that a layer ends with, in (0, 1]; the first pattern that
+        matches counts. A method may start with more.
     topology : str, matrix, callable, or mapping of pattern to one of these
-        As in `SparseLinear`. Default: "small_world", or the start of `method`.
+        As in `SparseLinear`, or "correlated": links between the features of `calibration` that
+        vary together (CSTI, `topo.correlated`). Default: "small_world", or the start of `method`.
     method : str or Method, optional
-        Its start (topology and initial weights) is applied where none is given here.
+        Its start (density, topology and initial weights) is applied where none is given here.
     init : str or callable
         Weights on the links: "swi" (N(0, 2 / (density * fan_in)), the default), "keep" (the
         model's own), or ``f(linear, adjacency, key)`` that returns one value per link.
@@ -70,8 +77,9 @@ def sparsify(
     allocation : {"uniform", "erk"}
         Whether every layer has this density, or all together, Erdos-Renyi-kernel: layers have
         links in proportion to their neurons (`dst.allocation`).
-    calibration : None
-        Inputs for a topology made from data; none of the present ones needs them.
+    calibration : array_like or Tensor, shape (samples, ...), optional
+        Training inputs, for topologies made from data. Methods that have one ("cht", "chts", ...)
+        start with it then.
     seed : int
         Topology and weights are a function of it and the layer's name.
 
@@ -114,12 +122,22 @@ def sparsify(
             f"allocation {allocation!r} makes the layers' densities from one number, not from a "
             "mapping: give a number, or allocation='uniform'"
         )
-    if calibration is not None:
-        raise ValueError("calibration is for topologies made from data; there is none yet")
     chosen = linear_layers(model, include, exclude)
-    start = None if method is None else _as_method(method).start
+    start = None
+    if method is not None:
+        method = as_method(method)
+        start = method.start
+    if topology is None and start is not None:
+        topology = start.topology if calibration is None else start.calibrated or start.topology
     if topology is None:
-        topology = start.topology if start else "small_world"
+        topology = "small_world"
+    topologies = topology.values() if isinstance(topology, Mapping) else (topology,)
+    features = None if calibration is None else _features(calibration)
+    if features is not None and not any(_is_correlated(t) for t in topologies):
+        raise ValueError(
+            f"calibration is given, but the topology, {topology!r}, is not made from data: "
+            "pass topology='correlated', or no calibration"
+        )
     if init is None:
         init = start.init if start else "swi"
     initialize = init if callable(init) else find(INITIALIZATIONS, init, "init")
@@ -138,17 +156,27 @@ def sparsify(
     for name, linear in chosen.items():
         try:
             share = allocated[name] if allocated else _for_layer(density, name, "density")
-            adjacency = make_adjacency(
-                _for_layer(topology, name, "topology"),
-                linear.out_features,
-                linear.in_features,
-                share,
-                topo.stream(seed, "topology", name),
-            )
+            n_out, n_in = shapes[name]
+            final = topo.link_count(share, n_out, n_in)
+            peak = share
+            if method is not None:
+                peak = method.peak_density(final, n_out * n_in)
+                share = method.links(final, n_out * n_in, 0.0) / (n_out * n_in)
+            wanted = _for_layer(topology, name, "topology")
+            if _is_correlated(wanted):
+                if features is None:
+                    raise ValueError(
+                        "the topology 'correlated' is made from data: pass calibration=inputs"
+                    )
+                wanted = partial(_correlated, features)
+            key = topo.stream(seed, "topology", name)
+            adjacency = make_adjacency(wanted, n_out, n_in, share, key)
             values = initialize(linear, adjacency, topo.stream(seed, SEED_NAME, name))
-            replacements[name] = SparseLinear.from_linear(
-                linear, adjacency, values, layout=layout, peak_density=share
+            layer = SparseLinear.from_linear(
+                linear, adjacency, values, layout=layout, peak_density=peak
             )
+            layer.final_links, layer.init = final, init if isinstance(init, str) else "given"
+            replacements[name] = layer
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
     replace(model, replacements)
@@ -171,9 +199,9 @@ def linear_layers(
         replaced (shared, tied to another module, the model itself, sparse already).
     """
     everywhere = list(model.named_modules(remove_duplicate=False))
-    sparse = [n for n, m in everywhere if isinstance(m, SparseLinear)]
-    if sparse:
-        raise ValueError(f"the model is sparse already: {', '.join(map(repr, sparse))}")
+    already = [n for n, m in everywhere if isinstance(m, SparseLinear)]
+    if already:
+        raise ValueError(f"the model is sparse already: {', '.join(map(repr, already))}")
     linear: dict[str, Any] = {n: m for n, m in everywhere if is_linear(m)}
     if "" in linear:
         raise ValueError("the model is itself one Linear layer: wrap it in torch.nn.Sequential")
@@ -233,5 +261,21 @@ def _for_layer(given: Any, name: str, what: str) -> Any:
     raise ValueError(f"no pattern of {what} matches it: {', '.join(map(repr, given))}")
 
 
-def _as_method(method: str | Method) -> Method:
-    return method if isinstance(method, Method) else find(METHODS, method, "method")
+def _is_correlated(topology: Any) -> bool:
+    return isinstance(topology, str) and topology == "correlated"
+
+
+def _features(calibration: Any) -> npt.NDArray[Any]:
+    """The samples as rows."""
+    if isinstance(calibration, torch.Tensor):
+        calibration = calibration.detach().cpu().numpy()
+    samples = np.asarray(calibration)
+    if samples.ndim < 2:
+        raise ValueError(f"calibration is of shape (samples, features), not {samples.shape}")
+    return samples.reshape(len(samples), -1)
+
+
+def _correlated(
+    features: npt.NDArray[Any], n_out: int, n_in: int, density: float, *, seed: int
+) -> sparse.csr_array:
+    return topo.correlated(features, n_out, density, n_in=n_in, seed=seed)

@@ -385,7 +385,7 @@ def hooked(m):
         (model, {"density": 0.1, "exclude": "*"}, "no Linear layer is left"),
         (model, {"density": 0.1, "topology": "erdos"}, "did you mean 'erdos_renyi'"),
         (model, {"density": 0.1, "init": "swj"}, "did you mean 'swi'"),
-        (model, {"density": 0.1, "method": "cht"}, "did you mean 'chts'"),
+        (model, {"density": 0.1, "method": "chtz"}, "did you mean 'cht'"),
         (model, {"density": 0.1, "layout": "cse"}, "did you mean 'csr'"),
         (model, {"density": 0.1, "allocation": "erg"}, "did you mean 'erk'"),
         (model, {"density": {"*": 0.1}, "allocation": "erk"}, "give a number"),
