@@ -36,6 +36,7 @@ gpu: .venv/installed-dev  ## run the GPU tests and benchmarks
 	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python -m dst bench layers --device cuda
 	$(BIN)/python -m dst bench scores --device cuda
+	$(BIN)/python -m dst bench update --device cuda
 
 bench: .venv/installed  ## run the CPU benchmarks
 	$(BIN)/python -m dst bench

@@ -77,7 +77,7 @@ def curves(data: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str = "method") 
             group[x],
             group[y],
             color=colour,
-            ls=_DASHES[i % len(_DASHES)],
+            ls=_DASHES[(i + i // len(COLOURS)) % len(_DASHES)],
             marker="" if is_line else "o",
             ms=4,
             label=str(label),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -131,7 +132,7 @@ def _learning(groups: Groups) -> _Item:
     cut = f" Panel c is cut off below {low:.0%}." if data["test_accuracy"].min() < low else ""
     axes[2].set(ylabel="accuracy", ylim=(low, 1.0 + 0.02 * (1.0 - low)))
     axes[2].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[2].legend(loc="lower right")
+    _legend(figure, axes[2], "lower right")
     return _Item(
         "Learning curves",
         _lines(groups) + cut,
@@ -182,7 +183,7 @@ def _evolution(groups: Groups) -> _Item:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(max(low, -0.01), min(high, 1.005))
-    axes[0].legend(loc="best")
+    _legend(figure, axes[0], "best")
     return _Item(
         "The topology as it evolves",
         f"{_lines(groups)} Density and ELM overlap are means over the hidden layers, at the start "
@@ -298,6 +299,17 @@ def _lines(groups: Groups) -> str:
         return "One run of each method."
     how_many = f"{counts.pop()} runs" if len(counts) == 1 else "the runs of each method"
     return f"Mean over {how_many}, band: one standard deviation."
+
+
+def _legend(figure: Figure, ax: Axes, where: Any) -> None:
+    """In a panel, or below the figure where it would cover the lines."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) <= 4:
+        ax.legend(loc=where)
+        return
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.25 * -(-len(labels) // 4))
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
 def _svg(figure: Figure, description: str) -> str:

@@ -33,7 +33,19 @@ _SUMMARY = {
     },
 }
 _METRICS = ("step", "epoch", "train_loss", "test_loss", "test_accuracy")
-_DISPLAY = {None: "dense", "set": "SET", "chts": "CHTs"}
+_DISPLAY = {  # in the order of tables
+    None: "dense",
+    "static": "static",
+    "set": "SET",
+    "rigl": "RigL",
+    "mest": "MEST",
+    "gmp": "GMP",
+    "granet": "GraNet",
+    "cht": "CHT",
+    "chts": "CHTs",
+    "chts_gmp": "CHTs(GMP)",
+    "chtss": "CHTss",
+}
 
 
 class RunError(ValueError):

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
-from dst import __version__, bench, bench_graphs, bench_history, bench_scores
+from dst import __version__, bench, bench_graphs, bench_history, bench_scores, bench_update
 from dst.config import Config
 from dst.datasets import describe, fetch, load, registry
 from dst.presets import PRESETS
@@ -27,6 +27,7 @@ __all__ = ["main"]
 _ON_DEVICE: dict[str, Callable[[str], None]] = {
     "layers": bench.layers,
     "scores": bench_scores.scores,
+    "update": bench_update.update,
 }
 _BENCHMARKS: dict[str, Callable[[], None]] = {
     "predictors": bench_graphs.predictors,
@@ -193,7 +194,7 @@ def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
         choices=["all", *_ON_DEVICE, *_BENCHMARKS, *_SWEEPS],
         help="What to time; all: all but the tables of scaling and recovery.",
     )
-    timer.add_argument("--device", default="cpu", help="cpu or cuda, for layers and scores.")
+    timer.add_argument("--device", default="cpu", help="cpu or cuda: layers, scores, update.")
     timer.add_argument("--out", help="CSV file for the table of scaling or recovery.")
     commands.add_subcommand("bench", timer, help="Time the kernels on this machine.")
     return parser, trainer

@@ -55,11 +55,11 @@ class SparsityConfig:
     Parameters
     ----------
     method : str or None
-        Training method (set, chts, static); null trains the dense network.
+        Training method (`dst.METHODS`: set, rigl, chts, ...); null trains the dense network.
     density : float
-        Share of the possible links of each hidden layer that exist, in (0, 1].
+        Share of the possible links of each hidden layer that exist at the end, in (0, 1].
     topology : str or None
-        Start topology; null is the method's own.
+        Start topology; null is the method's own. "correlated" is made from the training data.
     init : str or None
         Initial weights (swi, keep); null is the method's own.
     every : int or None

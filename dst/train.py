@@ -27,6 +27,7 @@ from dst.graph import network, sparse_layers
 from dst.methods import METHODS
 from dst.sparsify import linear_layers, sparsify
 from topo.files import is_taken, write_atomically
+from topo.names import find
 
 __all__ = ["claim", "evaluate", "learning_rate", "mlp", "sample_order", "train"]
 
@@ -51,7 +52,8 @@ def train(
     Returns
     -------
     dict
-        What ``summary.json`` holds.
+        What ``summary.json`` holds. ``training_flops_relative_to_dense`` is the mean of the links
+        over the steps; scores of links and dense gradients, of a few steps, are not counted.
 
     Raises
     ------
@@ -64,11 +66,14 @@ def train(
     possible = sum(layer.weight.numel() for layer in linear_layers(model, exclude=HEAD).values())
     weights = possible + linear_layers(model, include=HEAD)[HEAD].weight.numel()
     if config.sparsity.method is not None:
+        start = find(METHODS, config.sparsity.method, "method").start
+        topology = config.sparsity.topology or start.calibrated or start.topology
         sparsify(
             model,
             config.sparsity.density,
             method=config.sparsity.method,
-            topology=config.sparsity.topology,
+            topology=topology,
+            calibration=data.train_x if topology == "correlated" else None,
             init=config.sparsity.init,
             layout=config.sparsity.layout,
             exclude=HEAD,
@@ -87,9 +92,8 @@ def train(
     claim(out)
     resolved = asdict(config)
     if config.sparsity.method is not None:
-        start = METHODS[config.sparsity.method].start
         resolved["sparsity"] |= {
-            "topology": config.sparsity.topology or start.topology,
+            "topology": topology,
             "init": config.sparsity.init or start.init,
             "every": every,
             "layout": "+".join(sorted({layer.layout for layer in sparse_layers(model).values()})),
@@ -115,6 +119,8 @@ def train(
     accuracies: list[float] = []
     seconds = 0.0  # of training alone
     step = 0
+    links = sum(layer.links for layer in sparse_layers(model).values()) or possible
+    all_links = 0  # of all steps, for the operations that they took
     # quiet where standard error is no terminal
     bar = tqdm(total=total, desc=label or out.name, unit="step", disable=None, leave=False)
     with bar, (out / "metrics.jsonl").open("w") as metrics:
@@ -130,8 +136,10 @@ def train(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if evolver is not None:
-                    evolver.step()
+                all_links += links
+                record = evolver.step() if evolver is not None else None
+                if record is not None:
+                    links = sum(layer.links for layer in record.layers.values())
                 loss_sum += loss.detach() * len(batch)
                 step += 1
             seconds += time.perf_counter() - started
@@ -158,14 +166,13 @@ def train(
 
     if evolver is not None:
         evolver.snapshot()
-    links = sum(layer.links for layer in sparse_layers(model).values()) or possible
     summary = {
         "score": {"name": "test_accuracy", "final": accuracies[-1], "best": max(accuracies)},
         "density": links / possible,
         "active_neuron_rate": topo.active_neuron_rate(network(model)) if evolver else 1.0,
         "links": links,
         "steps": step,
-        "training_flops_relative_to_dense": (links + weights - possible) / weights,
+        "training_flops_relative_to_dense": (all_links / step + weights - possible) / weights,
         "run": {
             "seconds": seconds,
             "samples_per_second": len(y) * config.optimizer.epochs / seconds,

@@ -54,6 +54,18 @@ def test_a_run_directory(runs):
     assert history.at(36, weights=True) == history.at(24)
 
 
+def test_training_operations_are_those_of_the_links_that_were_there(tmp_path):
+    assert train(tmp_path / "gmp", "digits-gmp") == 0
+    summary = json.loads((tmp_path / "gmp" / "summary.json").read_text())
+    updates = topo.History.open(tmp_path / "gmp").updates().groupby("step").links.sum()
+    assert updates.index.tolist() == [12, 24]  # of 36 steps
+    start = 64 * 24 // 2 + 24 * 16 // 2
+    links = (start + updates[12] + updates[24]) / 3
+    dense = 64 * 24 + 24 * 16 + 160
+    assert summary["training_flops_relative_to_dense"] == pytest.approx((links + 160) / dense)
+    assert summary["links"] == updates[24] < start / 5
+
+
 def test_the_same_seed_gives_the_same_run_apart_from_what_run_holds(runs, tmp_path):
     assert train(tmp_path / "again", "digits-chts", "--seed", "1") == 0
     first, again = (
@@ -111,7 +123,7 @@ def test_demo(tmp_path, monkeypatch, capsys):
     from dst.config import ModelConfig, OptimizerConfig
 
     for name, preset in PRESETS.items():
-        small = replace(preset, model=ModelConfig([16, 8]), optimizer=OptimizerConfig(epochs=1))
+        small = replace(preset, model=ModelConfig([16, 8]), optimizer=OptimizerConfig(epochs=3))
         monkeypatch.setitem(PRESETS, name, small)
     assert dst(["demo", "--out", str(tmp_path / "demo"), "--seeds", "2"]) == 0
     assert len(list((tmp_path / "demo").iterdir())) == 6

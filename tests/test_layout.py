@@ -37,7 +37,18 @@ def run(*arguments, cwd=ROOT, **environment):
     ("package", "absent"),
     [
         ("topo", {"torch", "matplotlib", "pandas", "igraph", "networkx", "dst", "analysis"}),
-        ("dst", {"matplotlib", "analysis", "igraph", "networkx"}),
+        (
+            "dst",
+            {
+                "transformers",
+                "lightning",
+                "accelerate",
+                "matplotlib",
+                "analysis",
+                "igraph",
+                "networkx",
+            },
+        ),
         ("analysis", {"torch", "dst", "igraph", "networkx", "powerlaw"}),
     ],
 )
