@@ -217,9 +217,9 @@ def _adjacency(ends: Ends, seeds: str) -> _Item:
     return _Item(
         "Adjacency matrices at the start and the end",
         f"Each layer's links ({seeds}) as the density of tiles of neurons; black is "
-        f"{100 * vmax:.2g} % and more. The diagonal of a small-world start is its ring lattice. "
-        "Stripes are neurons with more links than others: vertical ones inputs, horizontal ones "
-        "outputs.",
+        f"{100 * vmax:.2g} % and more. The diagonal of a small-world start is its ring lattice; a "
+        "correlated start repeats the correlations of the inputs, tile by tile. Stripes "
+        "are neurons with more links than others: vertical ones inputs, horizontal ones outputs.",
         _svg(figure, "adjacency matrices of every sparse layer at the start and the end"),
     )
 
