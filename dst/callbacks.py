@@ -27,6 +27,8 @@ class EvolverSettings:
         None before training.
     """
 
+    _hook: Any = None  # on the optimizer, while training
+
     def __init__(
         self,
         method: str | Method,
@@ -74,6 +76,14 @@ class EvolverSettings:
         )
         self.evolver = evolver
         return evolver
+
+    def _release(self) -> None:
+        """Leave model and optimizer as they were."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self.evolver is not None:
+            self.evolver.close()
 
 
 def log_entry(update: Update) -> dict[str, float]:

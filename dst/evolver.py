@@ -29,7 +29,8 @@ from dst.sparse_linear import SparseLinear
 from dst.start import bring_to_start, check_updates
 from dst.stored_weights import StoredWeights
 from dst.topology_update import Adjacencies, TopologyUpdate, digest
-from topo.adjacency import link_keys, locate
+from topo.adjacency import link_keys
+from topo.changes import difference
 from topo.checks import as_integer
 from topo.files import is_taken
 
@@ -406,9 +407,7 @@ class Evolver:
                 flat[layer.flat_positions(change.events[name]["grown"])] += weights.to(flat)
         if self._warmup:
             for name in changed:
-                grown = change.events[name]["grown"]
-                new = grown[locate(grown, among=link_keys(before[name])) < 0]
-                self._warmup.update(name, new)
+                self._warmup.update(name, difference(after[name], before[name]))
         self._frozen, self._seen, self._stored = frozen, seen, stored
         if self.ranks.size > 1:
             self.ranks.agree(digest(self._adjacencies()).encode(), f"the topology of step {step}")

@@ -68,8 +68,6 @@ class EvolverCallback(EvolverSettings, TrainerCallback):
     [2, 4, 6]
     """
 
-    _hook: Any = None
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -108,10 +106,3 @@ class EvolverCallback(EvolverSettings, TrainerCallback):
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Leave the optimizer as it was."""
         self._release()
-
-    def _release(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        if self.evolver is not None:
-            self.evolver.close()

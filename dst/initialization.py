@@ -14,7 +14,7 @@ from torch import nn
 
 import topo
 
-__all__ = ["INITIALIZATIONS", "keep", "swi"]
+__all__ = ["INITIALIZATIONS", "keep", "normal", "swi"]
 
 SEED_NAME = "weights"
 
@@ -50,8 +50,13 @@ def swi(adjacency: sparse.csr_array, key: int) -> npt.NDArray[np.float64]:
     """
     n_out, n_in = adjacency.shape
     density = max(adjacency.nnz, 1) / (n_out * n_in)
+    return normal(adjacency, key, float(np.sqrt(2 / (density * n_in))))
+
+
+def normal(adjacency: sparse.csr_array, key: int, std: float) -> npt.NDArray[np.float64]:
+    """N(0, std ** 2) on every link, each value a function of the key, the row and the column."""
     uniforms = topo.uniform(topo.hash_links(key, *topo.links(adjacency)))
-    return np.asarray(ndtri(uniforms) * np.sqrt(2 / (density * n_in)))
+    return np.asarray(ndtri(uniforms) * std)
 
 
 def keep(linear: nn.Linear, adjacency: sparse.csr_array) -> npt.NDArray[Any]:

@@ -66,7 +66,6 @@ class EvolverCallback(EvolverSettings, Callback):
     (4, 3)
     """
 
-    _hook: Any = None
     _saved: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -122,10 +121,3 @@ class EvolverCallback(EvolverSettings, Callback):
     ) -> None:
         """Leave the optimizer as it was."""
         self._release()
-
-    def _release(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        if self.evolver is not None:
-            self.evolver.close()

@@ -7,20 +7,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
-from scipy.special import ndtri
 from torch import nn
 
 import topo
 from dst.graph import sparse_layers
-from dst.initialization import SEED_NAME, swi
+from dst.initialization import SEED_NAME, normal, swi
 from dst.methods import Method
 from dst.rewire import plan
 from dst.scores import exact
 from dst.selection import select
 from dst.sparse_linear import SparseLinear
-from topo.adjacency import positions
+from topo.adjacency import link_keys, positions
 from topo.changes import subset, union
 
 __all__ = ["bring_to_start", "check_updates"]
@@ -66,9 +66,8 @@ def bring_to_start(
         layer, old = layers[name], layers[name].adjacency
         values = _initial(layer, new[name], topo.stream(seed, "start", SEED_NAME, name))
         move(optimizer)
-        rows, cols = topo.links(new[name])
         added = positions(new[name], among=old) < 0
-        keys = rows[added].astype(np.int64) * layer.in_features + cols[added]
+        keys = link_keys(new[name])[added]
         for copy in (layer, *(twin[name] for twin in twins)):
             flat = copy.parameter.detach().view(-1)
             flat[copy.flat_positions(keys)] = torch.from_numpy(values[added]).to(flat)
@@ -111,11 +110,8 @@ def _with(layer: SparseLinear, name: str, count: int, seed: int) -> sparse.csr_a
     return union(a, *topo.sample_absent(a, count - a.nnz, key))
 
 
-def _initial(
-    layer: SparseLinear, adjacency: sparse.csr_array, key: int
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _initial(layer: SparseLinear, adjacency: sparse.csr_array, key: int) -> npt.NDArray[np.float64]:
     if layer.init == "swi":
         return swi(adjacency, key)
     squares = exact(layer.link_values()).square()
-    uniforms = topo.uniform(topo.hash_links(key, *topo.links(adjacency)))
-    return np.asarray(ndtri(uniforms) * math.sqrt(float(squares.mean())))
+    return normal(adjacency, key, math.sqrt(float(squares.mean())))

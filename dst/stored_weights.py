@@ -15,7 +15,7 @@ import topo
 from topo.adjacency import positions
 from topo.changes import subset, union
 
-__all__ = ["StoredWeights"]
+__all__ = ["StoredWeights", "gather"]
 
 
 class StoredWeights:
@@ -39,10 +39,7 @@ class StoredWeights:
 
     def read(self, links: sparse.csr_array) -> Tensor:
         """The stored weight of each of these links; 0 where there is none."""
-        at = torch.from_numpy(positions(links, among=self.links))
-        out = self.weights.new_zeros(len(at))
-        out[at >= 0] = self.weights[at[at >= 0]]
-        return out
+        return gather(self.weights, positions(links, among=self.links))
 
     def updated(
         self, before: sparse.csr_array, weights: Tensor, after: sparse.csr_array
@@ -74,3 +71,11 @@ class StoredWeights:
         if weights.shape != (self.links.nnz,):
             raise ValueError(f"{self.links.nnz} stored links, weights of {tuple(weights.shape)}")
         self.weights = weights.to(self.weights.dtype, copy=True)
+
+
+def gather(values: Tensor, at: npt.NDArray[np.int64]) -> Tensor:
+    """The values at some positions (`topo.adjacency.positions`); 0 where there is none."""
+    where = torch.from_numpy(at).to(values.device)
+    out = values.new_zeros(len(where))
+    out[where >= 0] = values[where[where >= 0]]
+    return out

@@ -23,7 +23,7 @@ from dst.records import PHASES, LayerUpdate, Update
 from dst.scores import DenseScore, Links, LinkScore, exact
 from dst.selection import select
 from dst.sparse_linear import SparseLinear
-from dst.stored_weights import StoredWeights
+from dst.stored_weights import StoredWeights, gather
 from topo.adjacency import positions
 from topo.changes import common, difference, subset, union
 
@@ -254,8 +254,7 @@ class TopologyUpdate:
         def chosen_of(values: Tensor) -> Tensor:
             if chosen is before:
                 return values
-            at = torch.from_numpy(positions(chosen, among=before)).to(values.device)
-            return torch.where(at >= 0, values[at.clamp(min=0)], 0.0)
+            return gather(values, positions(chosen, among=before))
 
         def read_gradients() -> Tensor:
             gradients = layer.link_gradients()
