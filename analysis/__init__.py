@@ -25,11 +25,15 @@ from analysis.measures import (
     elm_overlap,
     summary,
 )
+from analysis.papers import paper_table, run_table, score_cells
 from analysis.power_law import PowerLaw, power_law
+from analysis.published import published_results, published_zero_shot
 from analysis.report import write_report
-from analysis.runs import Run, RunError, find_runs
+from analysis.runs import Run, RunError, by_data, find_runs
 from analysis.scaling import draw_scaling
+from analysis.significance import paired_tests, win_rates
 from analysis.table import compare, format_table
+from analysis.zero_shot import zero_shot_table
 
 __all__ = [
     "MEASURES",
@@ -39,13 +43,22 @@ __all__ = [
     "RunError",
     "__version__",
     "active_neurons",
+    "by_data",
     "compare",
     "degrees",
     "draw_scaling",
     "elm_overlap",
     "find_runs",
     "format_table",
+    "paired_tests",
+    "paper_table",
     "power_law",
+    "published_results",
+    "published_zero_shot",
+    "run_table",
+    "score_cells",
     "summary",
+    "win_rates",
     "write_report",
+    "zero_shot_table",
 ]

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.forms import form
 from analysis.measures import elm_overlap
-from analysis.runs import Run
+from analysis.runs import Run, RunError
 
 __all__ = ["compare", "format_table"]
 
@@ -19,38 +20,47 @@ def compare(groups: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     Parameters
     ----------
     groups : mapping of str to sequence of Run
-        From `find_runs`.
+        From `find_runs`; all with the same score (`by_data` splits them).
 
     Returns
     -------
     DataFrame
-        Columns method, runs, accuracy, accuracy_std (of the last epoch's test accuracy, over
-        seeds; NaN for one run), density, active_neuron_rate, elm_overlap (mean over updates,
-        layers and seeds; NaN where nothing evolves), links, seconds (of training), and
-        samples_per_second. Means over seeds.
+        Columns method, runs, measure (the name of the score), score, score_std (over seeds; NaN
+        for one run), density, active_neuron_rate, elm_overlap (mean over updates, layers and
+        seeds; NaN where nothing evolves), links, seconds (of training), unit, and items_per_second
+        (samples or tokens, as the unit says). Means over seeds.
+
+    Raises
+    ------
+    RunError
+        If the runs have different scores.
     """
     rows = []
     for label, runs in groups.items():
-        scores = np.array([r.summary["score"]["final"] for r in runs])
+        scores = np.array([run.score for run in runs])
         overlaps = [
             elm_overlap(r.history)["elm_overlap"].mean() for r in runs if r.history is not None
         ]
+        speeds = [r.summary["run"]["samples_per_second"] for r in runs]
         rows.append(
             {
                 "method": label,
                 "runs": len(runs),
-                "accuracy": scores.mean(),
-                "accuracy_std": scores.std(ddof=1) if len(runs) > 1 else np.nan,
+                "measure": runs[0].measure,
+                "score": scores.mean(),
+                "score_std": scores.std(ddof=1) if len(runs) > 1 else np.nan,
                 "density": _mean(runs, "density"),
                 "active_neuron_rate": _mean(runs, "active_neuron_rate"),
                 "elm_overlap": float(np.mean(overlaps)) if overlaps else np.nan,
                 "links": round(_mean(runs, "links")),
                 "seconds": np.mean([r.summary["run"]["seconds"] for r in runs]),
-                "samples_per_second": np.mean(
-                    [r.summary["run"]["samples_per_second"] for r in runs]
-                ),
+                "unit": runs[0].unit,
+                "items_per_second": np.mean(speeds),
             }
         )
+    measures = sorted({str(row["measure"]) for row in rows})
+    if len(measures) > 1:
+        raise RunError(f"runs of different scores cannot be compared: {', '.join(measures)}")
     return pd.DataFrame(rows)
 
 
@@ -63,18 +73,18 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for _, row in table.iterrows():
-        spread = "" if pd.isna(row["accuracy_std"]) else f" ± {100 * row['accuracy_std']:.2f}"
+        score = form(row["measure"])
         rows.append(
             {
                 "method": row["method"],
                 "runs": row["runs"],
-                "test accuracy (%)": f"{100 * row['accuracy']:.2f}{spread}",
+                score.heading: score.text(row["score"], row["score_std"]),
                 "density (%)": f"{100 * row['density']:.2f}",
                 "active neurons (%)": f"{100 * row['active_neuron_rate']:.1f}",
                 "ELM overlap": cell(row, "elm_overlap", "{:.3f}"),
                 "links": f"{row['links']:,}",
                 "training (s)": f"{row['seconds']:.1f}",
-                "samples/s": f"{row['samples_per_second']:,.0f}",
+                f"{row['unit']}/s": f"{row['items_per_second']:,.0f}",
             }
         )
     return pd.DataFrame(rows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,26 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from dst import __version__, bench, bench_graphs, bench_history, bench_scores, bench_update
 from dst.config import Config
-from dst.datasets import describe, fetch, load, registry
+from dst.configure import (
+    configured,
+    explain,
+    files_first,
+    instantiate,
+    preset_among,
+    saved_config,
+    trainer_parser,
+)
+from dst.datasets import describe, fetch, holds_images, load, registry
+from dst.local_tasks import local_tasks
 from dst.presets import PRESETS
-from dst.train import claim, train
-from topo.command_line import exit_status, explain_choice
-from topo.names import find, unknown
+from dst.processes import local_rank, process_group
+from dst.run_folder import CONFIG, SUMMARY, claim, running
+from dst.sweep import load_sweep, run_sweep
+from dst.tasks.language import LanguageConfig
+from dst.train import train
+from dst.trained import export
+from dst.zero_shot import evaluate
+from topo.command_line import exit_status
 
 __all__ = ["main"]
 
@@ -56,46 +73,81 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    parser, trainer = _parsers()
+    command = shlex.join(["epitopo", *arguments])
+    trains = arguments[0] == "train"
+    if trains:  # what is on the command line overrides the file, wherever the file is named
+        arguments = files_first(arguments)
+    parser, trainer = _parsers(preset_among(arguments[1:]) if trains else None)
     try:
-        preset = _preset(arguments)
-        if preset is not None:
-            trainer.set_defaults(_flat(asdict(find(PRESETS, preset, "preset"))))
         options = parser.parse_args(arguments)
-        if options.command == "train" and options.train.preset != preset:  # from a YAML file
-            named = find(PRESETS, options.train.preset, "preset")
-            trainer.set_defaults(_flat(asdict(named)))
-            options = parser.parse_args(arguments)
         chosen = options[options.command]
-        built = trainer.instantiate(chosen) if options.command == "train" else {}
+        if trains and chosen.preset is not None:
+            config = instantiate(trainer, chosen, chosen.preset)
     except ArgumentError as error:
-        raise ValueError(_explain(str(error), trainer)) from None
+        raise ValueError(explain(str(error), trainer if trains else parser)) from None
     except TypeError:
         raise ValueError(
-            "data, model, sparsity and optimizer are groups of keys: sparsity: {density: 0.1}"
+            "data, model, sparsity, optimizer and training are groups of keys: "
+            "sparsity: {density: 0.1}"
         ) from None
-    command = shlex.join(["epitopo", *arguments])
     match options.command:
+        case "train" if chosen.resume is not None:
+            if len(arguments) > 2 + (arguments[1] == "--resume"):
+                raise ValueError("--resume takes all from the run: give no other option")
+            _resume(Path(chosen.resume), command)
+        case "train" if chosen.preset is None:
+            raise ValueError("name a preset (epitopo presets lists them), or a run: --resume RUN")
         case "train":
-            config = Config(**{f.name: built[f.name] for f in fields(Config)})
-            _train(chosen.preset, config, chosen.out, command)
+            folder = Path(chosen.out or f"runs/{chosen.preset}-seed{config.seed}")
+            _train(config, folder, chosen.preset, command)
         case "demo":
             _demo(Path(chosen.out), range(chosen.seeds), command)
         case "presets":
             for name, known in PRESETS.items():
-                print(f"{name:24}{_in_a_line(known)}")
+                print(f"{name:32}{_in_a_line(known)}")
         case "data":
             _data(chosen.name)
+        case "sweep":
+            run_sweep(
+                load_sweep(chosen.file),
+                configured,
+                partial(_train_cell, command),
+                dry_run=chosen.dry_run,
+            )
+        case "export":
+            out = Path(chosen.out or Path(chosen.run) / "export")
+            export(Path(chosen.run), out)
+            print(out)
+        case "evaluate":
+            _evaluate(chosen)
         case "bench":
             _bench(chosen.name, chosen.device, chosen.out)
 
 
-def _train(preset: str, config: Config, out: str | None, command: str) -> None:
-    folder = Path(out or f"runs/{preset}-seed{config.seed}")
-    summary = train(config, folder, preset=preset, command=command)
+def _resume(folder: Path, command: str) -> None:
+    preset, config = saved_config(folder)
+    if (folder / SUMMARY).is_file():
+        print(f"{folder} is finished: nothing to do")
+        return
+    _train(config, folder, preset, command, resume=True)
+
+
+def _train(config: Config, folder: Path, preset: str, command: str, resume: bool = False) -> None:
+    first = local_rank() == 0
+    with running(folder) if first else nullcontext(), process_group():
+        try:
+            summary = train(config, folder, preset=preset, command=command, resume=resume)
+        except OSError as error:
+            begun = (folder / CONFIG).is_file()
+            mend = f"; to go on when that is mended: epitopo train --resume {folder}"
+            raise OSError(f"{error}{mend if begun else ''}") from error
+    if not summary:  # of another rank than the first
+        return
     score = summary["score"]
+    percent = ".2%" if "accuracy" in score["name"] else ".2f"
     print(
-        f"{folder}: test accuracy {score['final']:.2%} (best epoch {score['best']:.2%}), "
+        f"{folder}: {score['name'].replace('_', ' ')} {score['value']:{percent}} "
+        f"(best {score['best']:{percent}}), "
         f"density {summary['density']:.2%}, active neurons {summary['active_neuron_rate']:.1%}, "
         f"{summary['links']} links, {summary['run']['seconds']:.1f} s"
     )
@@ -113,17 +165,56 @@ def _demo(out: Path, seeds: Sequence[int], command: str) -> None:
             train(config, out / name, preset=preset, command=command, label=name)
 
 
+def _train_cell(
+    command: str, preset: str, options: Mapping[str, Any], folder: Path, resume: bool
+) -> None:
+    config = saved_config(folder)[1] if resume else configured(preset, options)
+    train(config, folder, preset=preset, command=command, resume=resume)
+
+
+def _evaluate(chosen: Any) -> None:
+    """Score a run, or an exported model."""
+    folder = Path(chosen.run)
+    part = f"-first-{chosen.limit}" if chosen.limit else ""
+    if (folder / CONFIG).is_file():
+        if not isinstance(saved_config(folder)[1], LanguageConfig):
+            raise ValueError(f"{folder} is no run of a language model, which evaluate is for")
+    elif not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no run, and no exported model")
+    with tempfile.TemporaryDirectory() as temporary:
+        tasks, include_path = chosen.tasks, chosen.include_path
+        if chosen.data is not None:
+            include_path = Path(temporary) / "tasks"
+            known = local_tasks(chosen.data, include_path)
+            tasks = ",".join(known) if tasks == "paper" else tasks
+        model = folder
+        if (folder / CONFIG).is_file():
+            model = Path(temporary) / "model"
+            export(folder, model)
+        scores = evaluate(
+            model,
+            tasks,
+            include_path=include_path,
+            limit=chosen.limit,
+            batch_size=chosen.batch_size,
+            out=chosen.out or folder / f"zero_shot{part}.json",
+        )
+    for task, score in scores.items():
+        spread = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
+        print(f"{task:16}{score['metric']:12}{score['value']:.4f}{spread}  n={score['n']}")
+
+
 def _data(name: str | None) -> None:
     if name is None:
         for known in registry():
-            print(f"{known:16}{describe(known)}")
+            print(f"{known:18}{describe(known)}")
         return
     files = fetch(name)
-    data = load(name)
     print(f"{name}: {describe(name)}")
-    print(
-        f"{len(data.train_y)} training and {len(data.test_y)} test images, {data.classes} classes"
-    )
+    if holds_images(name):
+        data = load(name)
+        counts = f"{len(data.train_y)} training and {len(data.test_y)} test images"
+        print(f"{counts}, {data.classes} classes")
     for file in files:
         print(file)
 
@@ -145,33 +236,18 @@ def _bench(name: str, device: str, out: str | None) -> None:
             table.to_csv(out, index=False)
 
 
-def _preset(arguments: Sequence[str]) -> str | None:
-    """The preset among the arguments of ``train``: its defaults are needed to parse the rest."""
-    rest = iter(arguments[1:] if arguments[0] == "train" else ())
-    for argument in rest:
-        if not argument.startswith("-"):
-            return argument
-        if "=" not in argument and argument not in ("-h", "--help", "--print_config"):
-            next(rest, None)  # the option's value
-    return None
-
-
-def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
-    """The whole parser and that of ``train``, whose defaults are to be those of the preset."""
+def _parsers(preset: str | None) -> tuple[ArgumentParser, ArgumentParser]:
+    """The whole parser and that of ``train``, whose keys and defaults are those of the preset."""
     parser = ArgumentParser(
         prog="epitopo",
         description="Train sparse neural networks and record how their topology evolves.",
         version=__version__,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     commands = parser.add_subcommands(dest="command")
-
-    trainer = ArgumentParser(exit_on_error=False, description="Train a preset.")
-    trainer.add_argument("preset", help="One of `epitopo presets`.")
-    trainer.add_argument("--out", help="Run folder; default: runs/PRESET-seedSEED.")
-    trainer.add_argument("--config", action="config", help="YAML file with any of these options.")
-    trainer.add_class_arguments(Config)
-    commands.add_subcommand("train", trainer, help="Train a preset.")
+    trainer = trainer_parser(preset)
+    commands.add_subcommand("train", trainer, help="Train a preset, or go on with a run.")
 
     demo = ArgumentParser(
         exit_on_error=False, description="Train digits three ways: dense, SET and CHTs."
@@ -180,13 +256,50 @@ def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
     demo.add_argument("--seeds", type=int, default=3, help="Runs of each method.")
     commands.add_subcommand("demo", demo, help="Train digits three ways: dense, SET and CHTs.")
 
-    presets = ArgumentParser(exit_on_error=False, description="List the presets.")
+    presets = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description="List the presets."
+    )
     commands.add_subcommand("presets", presets, help="List the presets.")
 
-    data = ArgumentParser(exit_on_error=False, description="List or fetch data sets.")
+    data = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description="List or fetch data sets."
+    )
     data.add_argument("name", nargs="?", help="Data set to fetch; without it, list them.")
     commands.add_subcommand("data", data, help="List or fetch data sets.")
-    timer = ArgumentParser(exit_on_error=False, description="Time the kernels on this machine.")
+
+    text = "Train all cells of a grid; again, to go on with those that are not finished."
+    sweep = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=text)
+    sweep.add_argument("file", help="YAML file: out, preset, options, grid (see the README).")
+    sweep.add_argument("--dry-run", action="store_true", help="Say what there is to do.")
+    commands.add_subcommand("sweep", sweep, help=text)
+
+    text = "Write a run's model, dense, as a folder that Hugging Face or safetensors load."
+    exporter = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=text)
+    exporter.add_argument("run", help="Run folder.")
+    exporter.add_argument("--out", help="Folder to make; default: export in the run folder.")
+    commands.add_subcommand("export", exporter, help=text)
+
+    text = "Run lm-evaluation-harness on a language model; writes zero_shot.json to the run."
+    evaluator = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=text)
+    evaluator.add_argument("run", help="Run folder, or an exported model.")
+    evaluator.add_argument(
+        "--tasks", default="paper", help="Names, separated by commas; paper: the papers' twelve."
+    )
+    evaluator.add_argument("--include_path", help="Folder with task files (YAML) of your own.")
+    evaluator.add_argument(
+        "--data", help="Folder of data sets to make tasks of (cola, rte, sst2, copa, piqa, ...)."
+    )
+    evaluator.add_argument(
+        "--out",
+        help="File; default: RUN/zero_shot.json, with a limit RUN/zero_shot-first-N.json.",
+    )
+    evaluator.add_argument("--limit", type=int, help="Samples of each task; default: all.")
+    evaluator.add_argument("--batch_size", type=int, default=16, help="Requests at a time.")
+    commands.add_subcommand("evaluate", evaluator, help=text)
+
+    timer = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description="Time the kernels on this machine."
+    )
     timer.add_argument(
         "name",
         nargs="?",
@@ -200,31 +313,11 @@ def _parsers() -> tuple[ArgumentParser, ArgumentParser]:
     return parser, trainer
 
 
-def _explain(message: str, trainer: ArgumentParser) -> str:
-    """Add the nearest right name to the parser's complaint about a wrong one."""
-    options = [o for a in trainer._actions for o in a.option_strings if o.startswith("--")]
-    if match := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
-        return unknown(match[1], options, "option")
-    if match := re.search(r"[Oo]ption '([\w.]+)' is not|does not accept .*?'([\w.]+)'", message):
-        keys = [option.removeprefix("--") for option in options]
-        return unknown(match[1] or match[2], keys, "key")
-    return explain_choice(message)
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
 def _in_a_line(config: Config) -> str:
-    sparsity = config.sparsity
+    sparsity, optimizer = config.sparsity, config.optimizer
     how = f"{sparsity.method}, density {sparsity.density:g}" if sparsity.method else "dense"
-    hidden = "-".join(map(str, config.model.hidden))
-    return f"{how}; hidden {hidden}; {config.optimizer.epochs} epochs"
+    long = f"{optimizer.steps} steps" if optimizer.steps else f"{optimizer.epochs} epochs"
+    return f"{config.describe()}; {how}; {long}"
 
 
 if __name__ == "__main__":

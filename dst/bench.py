@@ -14,7 +14,7 @@ from torch import nn
 from dst.bench_process import in_a_process
 from dst.layouts import choose_layout
 from dst.sparsify import linear_layers, sparsify
-from dst.train import HEAD, mlp
+from dst.tasks.images import HEAD, mlp
 
 __all__ = ["alternate", "describe", "gpu_peak", "layers", "median_seconds", "paired"]
 

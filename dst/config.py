@@ -4,66 +4,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Config", "DataConfig", "ModelConfig", "OptimizerConfig", "SparsityConfig"]
+from dst.tasks.task import Task
+
+__all__ = ["Config", "OptimizerConfig", "SparsityConfig", "TrainingConfig", "require"]
 
 
-def _require(condition: bool, key: str, value: object, expected: str) -> None:
+def require(condition: bool, key: str, value: object, expected: str) -> None:
+    """Refuse the value of a key.
+
+    Raises
+    ------
+    ValueError
+        Unless the condition holds.
+    """
     if not condition:
         raise ValueError(f"{key} must be {expected}, not {value!r}")
 
 
-@dataclass
-class DataConfig:
-    """The data.
-
-    Parameters
-    ----------
-    name : str
-        Data set (see `epitopo data`).
-    batch_size : int
-        Samples per optimizer step.
-    """
-
-    name: str = "digits"
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
-
-
-@dataclass
-class ModelConfig:
-    """The multilayer perceptron: ReLU, Kaiming initialisation, no dropout.
-
-    Parameters
-    ----------
-    hidden : list of int
-        Neurons of each hidden layer.
-    """
-
-    hidden: list[int] = field(default_factory=lambda: [512, 512, 512])
-
-    def __post_init__(self) -> None:
-        ok = len(self.hidden) > 0 and min(self.hidden) >= 1
-        _require(ok, "model.hidden", self.hidden, "a list of positive numbers")
+def _positive_or_null(key: str, value: int | None) -> None:
+    if value is not None:
+        require(value >= 1, key, value, "at least 1, or null")
 
 
 @dataclass
 class SparsityConfig:
-    """How sparse, and how the topology evolves; the classifier stays dense.
+    """How sparse, and how the topology evolves; embeddings and the classifier stay dense.
 
     Parameters
     ----------
     method : str or None
         Training method (`dst.METHODS`: set, rigl, chts, ...); null trains the dense network.
     density : float
-        Share of the possible links of each hidden layer that exist at the end, in (0, 1].
+        Share of the possible links of each sparse layer that exist at the end, in (0, 1].
     topology : str or None
         Start topology; null is the method's own. "correlated" is made from the training data.
     init : str or None
         Initial weights (swi, keep); null is the method's own.
     every : int or None
         Steps between topology updates; null is one epoch.
+    churn : float or None
+        Share of the links that the first update replaces, in [0, 1]; null is the method's own.
+    removal : str or None
+        Score of the links that stay (magnitude, importance: relative, of the neurons' links); null
+        is the method's own.
+    percolates : bool or None
+        Whether links of inactive neurons go; null is the method's own.
+    ramp : int
+        Steps over which the learning rate rises anew at the start and after every update; 0: none.
     layout : str
         How the weights are stored (auto, csr, masked).
     """
@@ -73,67 +60,169 @@ class SparsityConfig:
     topology: str | None = None
     init: str | None = None
     every: int | None = None
+    churn: float | None = None
+    removal: str | None = None
+    percolates: bool | None = None
+    ramp: int = 0
     layout: str = "auto"
 
     def __post_init__(self) -> None:
-        _require(0 < self.density <= 1, "sparsity.density", self.density, "in (0, 1]")
+        require(0 < self.density <= 1, "sparsity.density", self.density, "in (0, 1]")
         if self.method is None and self.density != 1:
             raise ValueError(
                 f"sparsity.density is {self.density!r} but sparsity.method is null, which trains "
                 "the dense network: name a method (such as chts), or leave the density at 1"
             )
+        _positive_or_null("sparsity.every", self.every)
+        if self.churn is not None:
+            require(0 <= self.churn <= 1, "sparsity.churn", self.churn, "in [0, 1]")
+        require(self.ramp >= 0, "sparsity.ramp", self.ramp, "0 or more")
         if self.every is not None:
-            _require(self.every >= 1, "sparsity.every", self.every, "at least 1")
+            most = f"at most sparsity.every ({self.every})"
+            require(self.ramp <= self.every, "sparsity.ramp", self.ramp, most)
 
 
 @dataclass
 class OptimizerConfig:
-    """SGD with momentum; the rate falls in a straight line to 1 % of it at 90 % of the training.
+    """The optimizer and its learning rate.
 
     Parameters
     ----------
-    epochs : int
-        Passes over the training set.
+    name : str
+        Optimizer (sgd, adam, adamw).
+    epochs : int or None
+        Passes over the training data; null: as `steps` says.
+    steps : int or None
+        Optimizer steps of the whole training; null: as `epochs` says.
     lr : float
-        Learning rate at the start.
+        Learning rate at its highest.
+    schedule : str
+        How the rate changes: linear (to 1 % of it at 90 % of the training), noam (up in a straight
+        line, then as 1 / sqrt(step)), cosine (up, then down to 10 %), constant.
+    warmup : int
+        Steps until the rate is at its highest (noam, cosine).
     momentum : float
-        In [0, 1).
+        In [0, 1) (sgd).
+    beta1 : float
+        Decay of the mean of gradients, in [0, 1) (adam, adamw).
+    beta2 : float
+        Decay of the mean of their squares, in [0, 1) (adam, adamw).
+    eps : float
+        Added to the root of that mean (adam, adamw).
     weight_decay : float
-        L2 penalty.
+        L2 penalty (sgd, adam); decoupled decay per step and rate (adamw).
+    clip : float or None
+        Largest norm of the gradient; null: no clipping.
     """
 
-    epochs: int = 100
+    name: str = "sgd"
+    epochs: int | None = None
+    steps: int | None = None
     lr: float = 0.025
+    schedule: str = "linear"
+    warmup: int = 0
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "optimizer.epochs", self.epochs, "at least 1")
-        _require(self.lr > 0, "optimizer.lr", self.lr, "positive")
-        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "in [0, 1)")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"optimizer.epochs is {self.epochs!r} and optimizer.steps is {self.steps!r}: set "
+                "one of them, and the other to null"
+            )
+        _positive_or_null("optimizer.epochs", self.epochs)
+        _positive_or_null("optimizer.steps", self.steps)
+        require(self.lr > 0, "optimizer.lr", self.lr, "positive")
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, "0 or more")
+        for key in ("momentum", "beta1", "beta2"):
+            require(
+                0 <= getattr(self, key) < 1, f"optimizer.{key}", getattr(self, key), "in [0, 1)"
+            )
+        require(self.eps > 0, "optimizer.eps", self.eps, "positive")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        if self.clip is not None:
+            require(self.clip > 0, "optimizer.clip", self.clip, "positive, or null")
+
+
+@dataclass
+class TrainingConfig:
+    """The loop: where it runs, what it logs and keeps.
+
+    Parameters
+    ----------
+    device : str
+        Where to train (auto, cpu, cuda, cuda:1); auto: a GPU if there is one.
+    precision : str
+        Arithmetic: float32, float64, bf16 (autocast, weights and moments in float32), or bf16-pure
+        (weights and moments, too).
+    compile : bool
+        Compile the model (torch.compile).
+    log_every : int or None
+        Steps between lines of metrics.jsonl; null: one epoch.
+    evaluate_every : int or None
+        Steps between evaluations; null: one epoch. The last step is evaluated in any case.
+    checkpoint_every : int or None
+        Steps between checkpoints; null: a tenth of the training.
+    keep_checkpoints : int
+        How many are kept.
+    weights_every : int or None
+        Steps between records of all weights in the topology's history; null: start and end alone.
+    tensorboard : bool
+        Write the metrics for TensorBoard, too, into the run's folder tensorboard.
+    """
+
+    device: str = "auto"
+    precision: str = "float32"
+    compile: bool = False
+    log_every: int | None = None
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    weights_every: int | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("log_every", "evaluate_every", "checkpoint_every", "weights_every"):
+            _positive_or_null(f"training.{key}", getattr(self, key))
+        keep = self.keep_checkpoints
+        require(keep >= 1, "training.keep_checkpoints", keep, "at least 1")
 
 
 @dataclass
 class Config:
-    """A training run.
+    """A training run; each task has a subclass with its data and model.
 
     Parameters
     ----------
-    data : DataConfig
-        The data.
-    model : ModelConfig
-        The multilayer perceptron.
     sparsity : SparsityConfig
         How sparse, and how the topology evolves.
     optimizer : OptimizerConfig
-        SGD with momentum and its learning rate.
+        The optimizer and its learning rate.
+    training : TrainingConfig
+        The loop: where it runs, what it logs and keeps.
     seed : int
-        Of everything random: weights, topology, order of the samples.
+        Of everything random: weights, topology, order of the samples, dropout.
     """
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=1))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
+
+    def task(self) -> Task:
+        """What is trained.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be used.
+        """
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Data and model, in a few words."""
+        raise NotImplementedError

@@ -1,17 +1,9 @@
-"""Data sets: the registry, downloads with checksums, and the idx format."""
+"""Image data sets in memory: those of the registry, and any folder of idx files."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import lzma
-import os
-import struct
-import tomllib
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 import topo
-from topo.files import write_atomically
+from dst import downloads
+from dst.downloads import describe, fetch, fetch_file, registry
+from dst.image_files import Bytes, idx_folder, is_idx_folder, read_cifar, read_idx
+from topo.files import reading
 from topo.names import find
 
-__all__ = ["Dataset", "describe", "fetch", "load", "registry"]
+__all__ = ["Dataset", "describe", "fetch", "holds_images", "load", "registry"]
 
-_OPENERS: dict[str, Callable[..., Any]] = {"": Path.open, ".gz": gzip.open, ".xz": lzma.open}
+_BLOCK = 256  # images that are worked on at a time, to stay within the processor's cache
+
+_Side = tuple[Bytes, Bytes]  # images, labels
 
 
 @dataclass(frozen=True)
@@ -45,26 +42,22 @@ class Dataset:
     classes: int
 
 
-def registry() -> dict[str, dict[str, Any]]:
-    """Every known data set: title, licence, format, and for downloads urls, sizes, checksums."""
-    packaged = resources.files("dst") / "registry.toml"  # in a wheel
-    if not packaged.is_file():
-        packaged = Path(__file__).parents[1] / "data" / "registry.toml"  # in a checkout
-    return tomllib.loads(packaged.read_text())
-
-
 def load(name: str) -> Dataset:
     """Load a data set, from ``$EPITOPO_DATA``, the cache, or the network, in this order.
 
     Parameters
     ----------
     name : str
-        A name in the registry.
+        A name in the registry, or a folder of idx files named as MNIST's or EMNIST's are; where
+        it holds several data sets, the folder and the beginning of the names
+        ("FOLDER/emnist-letters"). A folder's images are normalised by the mean and deviation of
+        all training pixels, those of the registry by the figures there (CIFAR-10: per colour).
 
     Raises
     ------
     ValueError
-        For an unknown name, or a file that is truncated, damaged or not in the idx format.
+        For an unknown name, or a file that is truncated, damaged or not in its format, or labels
+        that do not fit the images.
     OSError
         If it cannot be downloaded.
 
@@ -75,36 +68,54 @@ def load(name: str) -> Dataset:
     >>> digits.train_x.shape, digits.test_x.shape
     ((1433, 64), (364, 64))
     """
-    entry = find(registry(), name, "data set")
-    images, labels = _digits() if entry["format"] == "scikit-learn" else _idx(name, entry)
-    scaled = [((x - entry["mean"]) / entry["std"]).astype(np.float32) for x in images]
-    classes = int(max(y.max() for y in labels)) + 1
-    return Dataset(scaled[0], labels[0], scaled[1], labels[1], classes)
+    known = _entry(name)
+    train, test = _FORMATS[known["format"]](name, known)
+    classes = known.get("classes") or int(train[1].max(initial=0)) + 1
+    _check(name, "training", train, classes, train[0].shape[1:])
+    _check(name, "test", test, classes, train[0].shape[1:])
+    values = _values(name, known, train[0])
+    (train_x, train_y), (test_x, test_y) = train, test
+    return Dataset(
+        _normalised(train_x, values),
+        train_y.astype(np.int64),
+        _normalised(test_x, values),
+        test_y.astype(np.int64),
+        classes,
+    )
 
 
-def fetch(name: str) -> list[Path]:
-    """The files of a data set, downloaded where they are nowhere yet, with their checksums.
+def holds_images(name: str) -> bool:
+    """Whether `load` can load a data set of the registry.
 
     Raises
     ------
     ValueError
-        For an unknown name, or a file whose size or checksum is wrong.
-    OSError
-        If no url answers.
+        For an unknown name.
+
+    Examples
+    --------
+    >>> from dst.datasets import holds_images
+    >>> holds_images("mnist")
+    True
     """
-    entry = find(registry(), name, "data set")
-    return [_fetch_file(name, file, entry) for file in entry.get("files", {})]
+    return downloads.entry(name)["format"] in _FORMATS
 
 
-def describe(name: str) -> str:
-    """Title, licence and size of a data set, in a line."""
-    entry = find(registry(), name, "data set")
-    size = sum(f["bytes"] for f in entry.get("files", {}).values())
-    where = f"{size / 1e6:.0f} MB" if size else "no download"
-    return f"{entry['title']}. {where}. Licence: {entry['licence']}"
+def _entry(name: str) -> dict[str, Any]:
+    known = downloads.registry()
+    images = {n: e for n, e in known.items() if e["format"] in _FORMATS}
+    if name in known and name not in images:
+        raise ValueError(f"{name} holds no images: data sets that do are {', '.join(images)}")
+    if name not in known and is_idx_folder(name):
+        return {"format": "idx-folder"}
+    if name not in known and len(Path(name).parts) > 1:
+        raise ValueError(
+            f"{name} is no folder, and no data set is called so: known are {', '.join(images)}"
+        )
+    return find(images, name, "data set")
 
 
-def _digits() -> tuple[list[Any], list[Any]]:
+def _digits(name: str, known: dict[str, Any]) -> tuple[_Side, _Side]:
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -115,74 +126,90 @@ def _digits() -> tuple[list[Any], list[Any]]:
         members = order[y[order] == label]
         rank[members] = np.arange(len(members))
     test = rank % 5 == 0
-    sides = [np.flatnonzero(~test), np.flatnonzero(test)]
-    return [x[s] / 16 for s in sides], [y[s].astype(np.int64) for s in sides]
+    x, y = x.astype(np.uint8), y.astype(np.uint8)
+    return (x[~test], y[~test]), (x[test], y[test])
 
 
-def _idx(name: str, entry: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    images, labels = [], []
-    for side in ("train", "t10k"):
-        x = _read_idx(_fetch_file(name, f"{side}-images-idx3-ubyte", entry))
-        y = _read_idx(_fetch_file(name, f"{side}-labels-idx1-ubyte", entry))
-        if len(x) != len(y):
-            raise ValueError(f"{name}: {len(x)} {side} images but {len(y)} labels")
-        images.append(x.reshape(len(x), -1) / 255)
-        labels.append(y.astype(np.int64))
-    return images, labels
+def _idx(name: str, known: dict[str, Any]) -> tuple[_Side, _Side]:
+    sides = []
+    for prefix in (known.get("train", "train"), known.get("test", "t10k")):
+        x = read_idx(fetch_file(name, f"{prefix}-images-idx3-ubyte"))
+        y = read_idx(fetch_file(name, f"{prefix}-labels-idx1-ubyte"))
+        sides.append((x.swapaxes(1, 2) if known.get("transposed") else x, y))
+    return sides[0], sides[1]
 
 
-def _read_idx(file: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with _OPENERS[file.suffix if file.suffix in _OPENERS else ""](file, "rb") as f:
-            content = f.read()
-    except (EOFError, OSError, lzma.LZMAError) as error:
-        raise ValueError(f"{file} is damaged ({error}): remove it to fetch it again") from None
-    if len(content) < 8 or content[:3] != b"\0\0\x08":
-        raise ValueError(f"{file} is no idx file of bytes")
-    dimensions = content[3]
-    shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
-    body = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if body.size != np.prod(shape):
+def _idx_split(name: str, known: dict[str, Any]) -> tuple[_Side, _Side]:
+    x = read_idx(fetch_file(name, known["images"]))
+    y = read_idx(fetch_file(name, known["labels"]))
+    with reading(fetch_file(name, known["split"]), "a split") as f:
+        split = np.load(f, allow_pickle=False)
+        train, test = split["train"], split["test"]
+    for side in (train, test):
+        if side.size and not 0 <= side.min() <= side.max() < min(len(x), len(y)):
+            raise ValueError(f"{name}: {known['split']} names images beyond the {len(x)}")
+    return (x[train], y[train]), (x[test], y[test])
+
+
+def _idx_folder(name: str, known: dict[str, Any]) -> tuple[_Side, _Side]:
+    files = idx_folder(name)
+    x, y = read_idx(files["train", "images"]), read_idx(files["train", "labels"])
+    return (x, y), (read_idx(files["test", "images"]), read_idx(files["test", "labels"]))
+
+
+def _cifar(name: str, known: dict[str, Any]) -> tuple[_Side, _Side]:
+    train, test = ([fetch_file(name, file) for file in known[side]] for side in ("train", "test"))
+    return read_cifar(train), read_cifar(test)
+
+
+_FORMATS: dict[str, Callable[[str, dict[str, Any]], tuple[_Side, _Side]]] = {
+    "scikit-learn": _digits,
+    "idx": _idx,
+    "idx-split": _idx_split,
+    "idx-folder": _idx_folder,
+    "cifar": _cifar,
+}
+
+
+def _check(name: str, what: str, side: _Side, classes: int, shape: tuple[int, ...]) -> None:
+    x, y = side
+    if not x.size:
+        raise ValueError(f"{name} holds no {what} images")
+    if y.ndim != 1 or len(x) != len(y):
+        raise ValueError(f"{name}: {len(x)} {what} images but {y.size} labels")
+    if x.shape[1:] != shape:
         raise ValueError(
-            f"{file} holds {body.size} bytes where its header {shape} asks for {np.prod(shape)}: "
-            "remove it to fetch it again"
+            f"{name}: {what} images have the shape {x.shape[1:]}, those of the training {shape}"
         )
-    return body.reshape(shape)
+    if y.max() >= classes:
+        raise ValueError(f"{name}: {what} label {y.max()} is beyond the {classes} classes")
 
 
-def _fetch_file(name: str, file: str, entry: dict[str, Any]) -> Path:
-    own = os.environ.get("EPITOPO_DATA")
-    cache = Path(os.environ.get("EPITOPO_CACHE", Path.home() / ".cache" / "epitopo")) / name
-    for folder in ([Path(own) / name] if own else []) + [cache]:
-        for ending in _OPENERS:
-            if (folder / (file + ending)).is_file():
-                return folder / (file + ending)
-    errors = []
-    for url in entry["urls"]:
-        try:
-            with urllib.request.urlopen(f"{url}{file}.gz", timeout=60) as answer:
-                compressed = answer.read()
-        except OSError as error:
-            errors.append(f"{url}{file}.gz: {error}")
-            continue
-        _check(f"{url}{file}.gz", compressed, entry["files"][file])
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache / f"{file}.gz", compressed)
-        return cache / f"{file}.gz"
-    raise OSError(
-        f"cannot fetch {name}: {'; '.join(errors)}. Put its files into a folder {name!r} and set "
-        "EPITOPO_DATA to the folder above it"
-    )
-
-
-def _check(url: str, compressed: bytes, expected: dict[str, Any]) -> None:
-    try:
-        content = gzip.decompress(compressed)
-    except (EOFError, OSError) as error:
-        raise ValueError(f"{url} is damaged ({error}): try again") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if len(content) != expected["bytes"] or digest != expected["sha256"]:
-        raise ValueError(
-            f"{url} has {len(content)} bytes with sha256 {digest}, expected {expected['bytes']} "
-            f"with {expected['sha256']}: the file has changed or was damaged on its way"
+def _values(name: str, known: dict[str, Any], x: Bytes) -> npt.NDArray[np.float32]:
+    """What every byte becomes; shape (channels, 256). As exact as dividing every pixel."""
+    if "mean" in known:
+        mean, std = known["mean"], known["std"]
+    else:
+        counts = sum(
+            np.bincount(x[i : i + _BLOCK].reshape(-1), minlength=256)
+            for i in range(0, len(x), _BLOCK)
         )
+        levels = np.arange(256) / 255
+        mean = np.average(levels, weights=counts)
+        std = np.sqrt(np.average((levels - mean) ** 2, weights=counts))
+        if not std:
+            raise ValueError(f"{name}: all pixels of the training images are equal")
+    channels = np.reshape(mean, (-1, 1)), np.reshape(std, (-1, 1))
+    shades = np.arange(256) / known.get("white", 255)
+    return ((shades - channels[0]) / channels[1]).astype(np.float32)
+
+
+def _normalised(x: Bytes, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Look every byte up; float32, shape (images, pixels)."""
+    channels = len(values)
+    out = np.empty((len(x), channels, x[0].size // channels), np.float32)
+    for i in range(0, len(x), _BLOCK):
+        block = x[i : i + _BLOCK].reshape(-1, *out.shape[1:])
+        for c in range(channels):
+            out[i : i + _BLOCK, c] = values[c].take(block[:, c])
+    return out.reshape(len(x), -1)

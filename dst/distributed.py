@@ -15,7 +15,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["Ranks", "released", "wrappers"]
+__all__ = ["Ranks", "refuse_sharded", "released", "wrappers"]
 
 Numbers = npt.NDArray[np.int64]
 
@@ -137,12 +137,12 @@ class Ranks:
         lengths = np.zeros(len(names), np.int64)
         for at in mine:
             lengths[at] = len(own[names[at]])
-        bounds = np.cumsum(self._sum(lengths))
+        bounds = np.cumsum(self.sum(lengths))
         numbers = np.zeros(bounds[-1] if len(names) else 0, np.int64)
         for at in mine:
             numbers[bounds[at] - lengths[at] : bounds[at]] = own[names[at]]
         # a sum over zeros: one collective however the layers are spread, and nothing is padded
-        parts = np.split(self._sum(numbers), bounds[:-1])
+        parts = np.split(self.sum(numbers), bounds[:-1])
         return dict(zip(names, parts, strict=False))  # of no names, split makes one part
 
     def mean_on_owner(self, tensor: torch.Tensor, owner: int) -> None:
@@ -178,7 +178,7 @@ class Ranks:
         digests[self.rank] = int.from_bytes(
             hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True
         )
-        found = self._sum(digests).tolist()
+        found = self.sum(digests).tolist()
         usual = Counter(found).most_common(1)[0][0]  # of equally many, that of the lower rank
         if found.count(usual) < self.size:
             strange = ", ".join(str(rank) for rank in range(self.size) if found[rank] != usual)
@@ -222,21 +222,21 @@ class Ranks:
         text = np.frombuffer(message.encode(errors="replace"), np.uint8)
         lengths = np.zeros(self.size, np.int64)
         lengths[self.rank] = len(text)
-        lengths = self._sum(lengths)
+        lengths = self.sum(lengths)
         if not lengths.any():
             return {}
         texts = np.zeros((self.size, lengths.max()), np.int64)
         texts[self.rank, : len(text)] = text
-        rows = self._sum(texts).astype(np.uint8)
+        rows = self.sum(texts).astype(np.uint8)
         return {
             rank: bytes(rows[rank, :length]).decode()
             for rank, length in enumerate(lengths)
             if length
         }
 
-    def _sum(self, numbers: Numbers) -> Numbers:
-        """Over the ranks; the array may be overwritten."""
-        if numbers.size:
+    def sum(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Sum an array over the ranks, entry by entry; the array may be overwritten."""
+        if numbers.size and self.size > 1:
             sent = torch.from_numpy(numbers).to(self.device)
             distributed.all_reduce(sent, group=self.group)
             numbers = sent.cpu().numpy()
@@ -246,6 +246,23 @@ class Ranks:
 def _device_types(group: Any) -> list[str]:
     """Those whose tensors a group can send; the config is such as "cpu:gloo,cuda:nccl"."""
     return [pair.split(":")[0] for pair in distributed.get_backend_config(group).split(",")]
+
+
+def refuse_sharded(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights of which each rank holds a part (FSDP).
+
+    Raises
+    ------
+    ValueError
+        If one is a DTensor; it says what is missing.
+    """
+    for name, parameter in parameters.items():
+        if hasattr(parameter, "device_mesh"):  # to import DTensor takes more than a second
+            raise ValueError(
+                f"the weights of {name!r} are sharded (fully_shard): an update needs a layer's "
+                "weights and optimizer state in one piece, and to gather them, or to move links "
+                "between shards, is not implemented; use DistributedDataParallel"
+            )
 
 
 def wrappers(*models: nn.Module) -> list[DistributedDataParallel]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import topo
 from dst.dense_gradient import DenseGradient
-from dst.distributed import Ranks, released
+from dst.distributed import Ranks, refuse_sharded, released
 from dst.ever_linked import EverLinked
 from dst.graph import network, sparse_layers
 from dst.iterative_warmup import unwrapped
@@ -101,9 +101,9 @@ class Evolver:
     Raises
     ------
     ValueError
-        For an unknown method, a model without sparse layers, an optimizer that does not hold
-        them, numbers that are not positive integers, a density schedule without any update, or a
-        history that exists.
+        For an unknown method, a model without sparse layers or with sharded ones (FSDP), an
+        optimizer that does not hold them, numbers that are not positive integers, a density
+        schedule without any update, or a history that exists.
 
     Notes
     -----
@@ -155,6 +155,7 @@ class Evolver:
         self.layers: dict[str, SparseLinear] = sparse_layers(model)
         self.couplings = network(model, couplings).couplings
         self.optimizer = unwrapped(optimizer)
+        refuse_sharded({n: layer.parameter for n, layer in self.layers.items()})
         held = {id(p) for g in self.optimizer.param_groups for p in g["params"] if p.requires_grad}
         strange = [n for n, layer in self.layers.items() if id(layer.parameter) not in held]
         if strange:

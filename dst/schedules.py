@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 __all__ = [
     "Churn",
     "Density",
     "Schedule",
+    "Share",
     "constant",
     "cosine",
     "cubic",
@@ -230,7 +232,37 @@ def _decay(start: float, window: float, shape: Schedule) -> Density:
 # ---- churn -----------------------------------------------------------------------------------
 
 
-def share(schedule: Schedule) -> Churn:
+@dataclass(frozen=True)
+class Share:
+    """A share of the links that changes over the evolution; see `share`.
+
+    Attributes
+    ----------
+    schedule : function of the progress
+    """
+
+    schedule: Schedule
+
+    def __call__(self, links: int, final: int, progress: float) -> int:
+        """How many links are replaced."""
+        return int(self.schedule(progress) * links + 1e-9)  # 0.29 * 100 is less than 29
+
+    def starting_at(self, initial: float) -> Share:
+        """The same course from another share on; one that starts at 0 stays as it is.
+
+        Examples
+        --------
+        >>> from dst.schedules import cosine, share
+        >>> share(cosine(0.3)).starting_at(0.1)(1000, 1000, 0.5)
+        50
+        """
+        first = self.schedule(0.0)
+        if first == 0:
+            return self
+        return Share(lambda progress: self.schedule(progress) * (initial / first))
+
+
+def share(schedule: Schedule) -> Share:
     r"""A share of the links: :math:`\lfloor \zeta \cdot links \rfloor`.
 
     Examples
@@ -239,11 +271,7 @@ def share(schedule: Schedule) -> Churn:
     >>> share(cosine(0.3))(1000, 1000, 0.5)
     150
     """
-
-    def churn(links: int, final: int, progress: float) -> int:
-        return int(schedule(progress) * links + 1e-9)  # 0.29 * 100 is less than 29
-
-    return churn
+    return Share(schedule)
 
 
 def surplus(links: int, final: int, progress: float) -> int:

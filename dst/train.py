@@ -1,266 +1,312 @@
-"""The training loop: from a `Config` to a scored run directory."""
+"""The training loop: from a `Config` to a scored run directory, and on from a checkpoint."""
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
-import time
-from collections import OrderedDict
+import math
+import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-import yaml
 from torch import nn
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
 import topo
+from dst import checkpoints
+from dst.build import OPTIMIZERS, PRECISIONS, Recipe, device_of, make_optimizer
 from dst.config import Config
-from dst.datasets import load
+from dst.distributed import Ranks
+from dst.divergence import first_bad
 from dst.evolver import Evolver
 from dst.graph import network, sparse_layers
-from dst.methods import METHODS
-from dst.sparsify import linear_layers, sparsify
-from topo.files import is_taken, write_atomically
+from dst.interrupts import Interrupts, interrupts
+from dst.iterative_warmup import warmup_factor
+from dst.learning_rates import SCHEDULES
+from dst.machine import machine
+from dst.processes import local_rank
+from dst.progress import Due, Progress
+from dst.reporter import Clock, Reporter, Silent
+from dst.run_folder import (
+    CHECKPOINTS,
+    claim,
+    refuse_taken,
+    removed_on_error,
+    rewind,
+    write_config,
+    write_summary,
+)
+from dst.scoring import evaluated, keep_best, scored
 from topo.names import find
 
-__all__ = ["claim", "evaluate", "learning_rate", "mlp", "sample_order", "train"]
+__all__ = ["train"]
 
-HEAD = "head"
+_MEND = (
+    "Checkpoints of before, if there are, are kept; train anew with optimizer.clip, or a lower "
+    "optimizer.lr"
+)
 
 
 def train(
-    config: Config, out: Path, *, preset: str = "", command: str = "", label: str = ""
+    config: Config,
+    out: Path,
+    *,
+    preset: str = "",
+    command: str = "",
+    label: str = "",
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Train one model and write its run directory.
+
+    In a process group (torchrun) all ranks call it; each trains on its part of every batch.
 
     Parameters
     ----------
     config : Config
+        To resume: that of the run.
     out : Path
-        The run directory; it must not exist, or be empty.
+        The run directory; to begin, it must not exist, or be empty.
     preset, command : str
         Recorded as they are.
     label : str
         What the progress bar is headed.
+    resume : bool
+        Go on from the run's last checkpoint that is whole.
 
     Returns
     -------
     dict
         What ``summary.json`` holds. ``training_flops_relative_to_dense`` is the mean of the links
-        over the steps; scores of links and dense gradients, of a few steps, are not counted.
+        over the steps, of the linear layers alone; scores of links and dense gradients, of a few
+        steps, are not counted.
 
     Raises
     ------
     ValueError
-        If the configuration is impossible or the run directory is taken; nothing is written then.
+        If the configuration is impossible or the run directory is taken (nothing is written then),
+        the loss is not finite, or checkpoints are there and none can be read.
+    KeyboardInterrupt
+        After Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    data = load(config.data.name)
-    torch.manual_seed(topo.stream(config.seed, "model"))
-    model = mlp(data.train_x.shape[1], config.model.hidden, data.classes)
-    possible = sum(layer.weight.numel() for layer in linear_layers(model, exclude=HEAD).values())
-    weights = possible + linear_layers(model, include=HEAD)[HEAD].weight.numel()
-    if config.sparsity.method is not None:
-        start = find(METHODS, config.sparsity.method, "method").start
-        topology = config.sparsity.topology or start.calibrated or start.topology
-        sparsify(
-            model,
-            config.sparsity.density,
-            method=config.sparsity.method,
-            topology=topology,
-            calibration=data.train_x if topology == "correlated" else None,
-            init=config.sparsity.init,
-            layout=config.sparsity.layout,
-            exclude=HEAD,
-            seed=config.seed,
-        )
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.optimizer.lr,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-    )
-    batches = -(-len(data.train_y) // config.data.batch_size)
-    total = batches * config.optimizer.epochs
-    every = config.sparsity.every or batches
+    ranks = Ranks.of()
+    schedule = find(SCHEDULES, config.optimizer.schedule, "schedule")
+    find(OPTIMIZERS, config.optimizer.name, "optimizer")
+    find(PRECISIONS, config.training.precision, "precision")
+    if not resume:
+        refuse_taken(out)
+    with ranks.together():  # one process fetches and prepares the data, then the others read it
+        task = config.task() if ranks.rank == 0 else None
+    task = task or config.task()
+    recipe = Recipe(config, task, device_of(config.training.device, local_rank()))
+    model = recipe.model()
+    recipe.check(model, ranks.size)
+    optimizer = make_optimizer(model, config.optimizer)
+    total = recipe.total_steps()
+    every = recipe.every_or_epoch(config.sparsity.every)
+    evaluate_every = recipe.every_or_epoch(config.training.evaluate_every)
+    log_every = recipe.every_or_epoch(config.training.log_every)
+    checkpoint_every = recipe.checkpoint_every()
 
-    claim(out)
-    resolved = asdict(config)
-    if config.sparsity.method is not None:
-        resolved["sparsity"] |= {
-            "topology": topology,
-            "init": config.sparsity.init or start.init,
-            "every": every,
-            "layout": "+".join(sorted({layer.layout for layer in sparse_layers(model).values()})),
-        }
-    (out / "config.yaml").write_text(
-        yaml.safe_dump({"preset": preset, **resolved}, sort_keys=False)
-    )
-    evolver = None
-    if config.sparsity.method is not None:
-        evolver = Evolver(
-            model,
-            optimizer,
-            config.sparsity.method,
-            every=every,
-            total_steps=total,
-            seed=config.seed,
-            history=out / "topology",
-        )
-        evolver.snapshot()
-
-    x, y = torch.from_numpy(data.train_x), torch.from_numpy(data.train_y)
-    test_x, test_y = torch.from_numpy(data.test_x), torch.from_numpy(data.test_y)
-    accuracies: list[float] = []
-    seconds = 0.0  # of training alone
-    step = 0
-    links = sum(layer.links for layer in sparse_layers(model).values()) or possible
-    all_links = 0  # of all steps, for the operations that they took
-    # quiet where standard error is no terminal
-    bar = tqdm(total=total, desc=label or out.name, unit="step", disable=None, leave=False)
-    with bar, (out / "metrics.jsonl").open("w") as metrics:
-        for epoch in range(config.optimizer.epochs):
-            started = time.perf_counter()
-            model.train()
-            loss_sum = torch.zeros(())
-            for batch in sample_order(len(y), config.seed, epoch).split(config.data.batch_size):
-                rate = learning_rate(config.optimizer.lr, step / total)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss = F.cross_entropy(model(x[batch]), y[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                all_links += links
-                record = evolver.step() if evolver is not None else None
-                if record is not None:
-                    links = sum(layer.links for layer in record.layers.values())
-                loss_sum += loss.detach() * len(batch)
-                step += 1
-            seconds += time.perf_counter() - started
-            test_loss, accuracy = evaluate(model, test_x, test_y)
-            accuracies.append(accuracy)
-            line = {
-                "step": step,
-                "epoch": epoch + 1,
-                "train_loss": loss_sum.item() / len(y),
-                "test_loss": test_loss,
-                "test_accuracy": accuracy,
-                "learning_rate": rate,
-                "seconds": seconds,
-            }
-            metrics.write(json.dumps(line) + "\n")
-            metrics.flush()
-            if not np.isfinite(line["train_loss"]):
-                raise ValueError(
-                    f"the loss is {line['train_loss']} in epoch {epoch + 1}: "
-                    f"lower optimizer.lr ({config.optimizer.lr}); what was logged is in {out}"
+    saved: dict[str, Any] = {}
+    with ranks.together():
+        if resume:
+            saved = checkpoints.latest(out / CHECKPOINTS) or {}
+            recipe.check_data(saved)
+    progress = Progress(**saved.get("progress", {}))
+    with ranks.together():
+        if ranks.rank == 0 and not resume:
+            claim(out)
+            write_config(out, {"preset": preset, **recipe.resolved(model)})
+        if ranks.rank == 0:
+            rewind(out, progress.step)
+            checkpoints.drop_after(out / CHECKPOINTS, progress.step)
+        else:  # the first has the sums of all
+            progress.loss, progress.items = 0.0, 0
+    if saved:
+        model.load_state_dict(saved["model"])
+    parallel = DistributedDataParallel(model) if ranks.size > 1 else model
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])
+    evolver, reporter = None, Silent()
+    mine = out if ranks.rank == 0 and not resume else None
+    with removed_on_error(mine):
+        if recipe.method is not None:
+            evolver = Evolver(
+                parallel,
+                optimizer,
+                recipe.method,
+                every=every,
+                total_steps=total,
+                seed=config.seed,
+                history=_history(out, progress.step, ranks) if saved else out / "topology",
+                state=saved.get("evolver"),
+            )
+            if not saved:
+                _snapshot(evolver, ranks)
+        with ranks.together():
+            if ranks.rank == 0:
+                reporter = Reporter(
+                    out,
+                    label or out.name,
+                    task.unit,
+                    task.score.selected_by or task.score.name,
+                    progress.step,
+                    total,
+                    config.training.tensorboard,
                 )
-            bar.update(batches)
-            bar.set_postfix(loss=f"{line['train_loss']:.3f}", accuracy=f"{accuracy:.1%}")
+    saved = {}
+    measures: dict[str, float] = {}
+    runner = torch.compile(parallel) if config.training.compile else parallel
+    links = _links(model) or recipe.possible
+
+    with reporter, interrupts() as stop:
+        clock = Clock()
+        while progress.step < total:
+            rate = config.optimizer.lr * schedule(progress.step, total, config.optimizer.warmup)
+            if evolver is not None and config.sparsity.ramp:
+                rate *= warmup_factor(progress.step, every, config.sparsity.ramp)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            recipe.reseed(progress.step, ranks.rank)
+            loss, own, items = _gradients(recipe, model, runner, parallel, progress.step, ranks)
+            if config.optimizer.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+            optimizer.step()
+            progress.all_links += links
+            record = evolver.step() if evolver is not None else None
+            if record is not None:
+                links = sum(layer.links for layer in record.layers.values())
+            optimizer.zero_grad()
+            progress.step += 1
+            progress.loss += loss
+            progress.items += own
+            progress.all_items += items
+            reporter.tick()
+
+            due = Due(progress.step, total)
+            if evolver and due(config.training.weights_every) and progress.step < total:
+                _snapshot(evolver, ranks)
+            if due(log_every) or due(evaluate_every):
+                progress.seconds += clock.lap()
+                line = progress.line(task.epoch_steps, rate, ranks)
+                if due(evaluate_every):
+                    _check_finite(model, progress.step)
+                    measures = evaluated(recipe, model, ranks)
+                    line |= measures
+                    keep_best(recipe, model, measures, progress, out, ranks)
+                with ranks.together():
+                    reporter.log(line, progress.seconds, progress.all_items)
+                clock.lap()
+            stopped = _asked(stop, ranks)
+            if due(checkpoint_every) or stopped:
+                _check_finite(model, progress.step)
+                progress.seconds += clock.lap()
+                progress.pool(ranks)
+                with ranks.together():
+                    if ranks.rank == 0:
+                        reporter.sync()
+                        state = {
+                            "model": model.state_dict(),
+                            "optimizer": optimizer.state_dict(),
+                            "evolver": evolver.state_dict() if evolver else {},
+                            "progress": asdict(progress),
+                            "data": recipe.fingerprint,
+                        }
+                        folder = out / CHECKPOINTS / f"step-{progress.step:08d}"
+                        checkpoints.save(folder, state)
+                        checkpoints.prune(folder.parent, config.training.keep_checkpoints)
+                clock.lap()
+            if stopped and progress.step < total:
+                raise KeyboardInterrupt(
+                    f"stopped after step {progress.step} of {total}; to go on: "
+                    f"epitopo train --resume {out}"
+                )
 
     if evolver is not None:
-        evolver.snapshot()
-    summary = {
-        "score": {"name": "test_accuracy", "final": accuracies[-1], "best": max(accuracies)},
-        "density": links / possible,
-        "active_neuron_rate": topo.active_neuron_rate(network(model)) if evolver else 1.0,
-        "links": links,
-        "steps": step,
-        "training_flops_relative_to_dense": (all_links / step + weights - possible) / weights,
-        "run": {
-            "seconds": seconds,
-            "samples_per_second": len(y) * config.optimizer.epochs / seconds,
-            "peak_memory_bytes": _peak_memory(),
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
-            "command": command,
-            "versions": {
-                "epitopo": topo.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
-        },
-    }
-    write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        _snapshot(evolver, ranks)
+    if not measures:  # resumed after the last step
+        measures = evaluated(recipe, model, ranks)
+    summary: dict[str, Any] = {}
+    with ranks.together():
+        if ranks.rank == 0:
+            summary = {
+                **scored(recipe, model, measures, progress, out),
+                "density": links / recipe.possible,
+                "active_neuron_rate": (topo.active_neuron_rate(network(model)) if evolver else 1.0),
+                "links": links,
+                "steps": progress.step,
+                "training_flops_relative_to_dense": (
+                    progress.all_links / progress.step + recipe.weights - recipe.possible
+                )
+                / recipe.weights,
+                "run": {
+                    "seconds": progress.seconds,
+                    "samples_per_second": progress.all_items / progress.seconds,
+                    "unit": task.unit,
+                    "processes": ranks.size,
+                    "command": command,
+                    **machine(recipe.device),
+                },
+            }
+            checkpoints.prune(out / CHECKPOINTS, config.training.keep_checkpoints)
+            write_summary(out, summary)
     return summary
 
 
-def mlp(inputs: int, hidden: list[int], classes: int) -> nn.Sequential:
-    """A multilayer perceptron: layers fc1, fc2, ... with ReLU, and the classifier "head".
-
-    Examples
-    --------
-    >>> from dst.train import mlp
-    >>> [name for name, _ in mlp(64, [32, 32], 10).named_children()]
-    ['fc1', 'relu1', 'fc2', 'relu2', 'head']
-    """
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    sizes = [inputs, *hidden]
-    for i, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
-        layers[f"fc{i}"] = nn.Linear(n_in, n_out)
-        layers[f"relu{i}"] = nn.ReLU()
-    layers[HEAD] = nn.Linear(sizes[-1], classes)
-    for layer in layers.values():
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return nn.Sequential(layers)
-
-
-def learning_rate(initial: float, progress: float) -> float:
-    """The rate at a share of the training: straight to 1 % at 90 %, then constant.
-
-    Examples
-    --------
-    >>> from dst.train import learning_rate
-    >>> learning_rate(0.1, 0.0), round(learning_rate(0.1, 0.9), 6)
-    (0.1, 0.001)
-    """
-    return initial * (1 - 0.99 * min(progress / 0.9, 1.0))
+def _gradients(
+    recipe: Recipe, model: nn.Module, runner: Any, parallel: Any, step: int, ranks: Ranks
+) -> tuple[float, int, int]:
+    """Do the backward passes of a step: the loss and items of this rank, the items of all."""
+    parts = recipe.task.batches(step, ranks.size)
+    items = sum(part.count for part in parts)
+    own = parts[ranks.rank :: ranks.size]
+    total = torch.zeros((), dtype=torch.float64, device=recipe.device)
+    for at, part in enumerate(own, start=1):
+        batch = recipe.moved(part)
+        with parallel.no_sync() if ranks.size > 1 and at < len(own) else nullcontext():
+            with recipe.autocast():
+                loss = recipe.task.loss(runner, batch)
+            # DDP takes the mean over ranks of what is to be summed
+            (loss * (ranks.size / items)).backward()
+        total += loss.detach()
+    lost = total.item()
+    if not math.isfinite(lost):
+        with recipe.autocast():
+            where = first_bad(
+                model, lambda: [recipe.task.loss(model, recipe.moved(p)) for p in own]
+            )
+        raise ValueError(
+            f"the loss of step {step + 1} is {lost}: {where}. {_MEND} "
+            f"(it was {recipe.config.optimizer.lr})"
+        )
+    return lost, sum(part.count for part in own), items
 
 
-def sample_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order in which an epoch visits the samples, a function of the arguments alone."""
-    hashes = topo.hash_links(topo.stream(seed, "epoch", epoch), np.arange(samples))
-    return torch.from_numpy(np.argsort(hashes, kind="stable"))
+def _history(out: Path, step: int, ranks: Ranks) -> topo.HistoryWriter | None:
+    """The history of a run, cut back to a step; for the first rank."""
+    with ranks.together(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", topo.HistoryWarning)  # what was lost is written again
+        return topo.HistoryWriter.open(out / "topology", step) if ranks.rank == 0 else None
 
 
-def evaluate(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy."""
-    model.eval()
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in x.split(4096)])
-    correct = (logits.argmax(1) == y).float().mean().item()
-    return F.cross_entropy(logits, y).item(), correct
+def _check_finite(model: nn.Module, step: int) -> None:
+    """Refuse to save or score weights that are not finite: of a gradient that was not."""
+    bad = [n for n, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if bad:
+        raise ValueError(f"step {step} has made {bad[0]!r} not finite. {_MEND}")
 
 
-def claim(out: Path) -> None:
-    """Make a run directory, or refuse one that holds something.
-
-    Raises
-    ------
-    ValueError
-        If the folder exists and is not empty.
-    """
-    if is_taken(out):
-        raise ValueError(f"{out} exists already: give another --out, or remove it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the run folder {out}: {error.strerror}") from None
+def _snapshot(evolver: Evolver, ranks: Ranks) -> None:
+    with ranks.together():
+        evolver.snapshot()
 
 
-def _peak_memory() -> int | None:
-    """Of the process, in bytes."""
-    if sys.platform == "win32":
-        return None
-    import resource
+def _asked(stop: Interrupts, ranks: Ranks) -> bool:
+    """Whether one of the ranks was asked to stop."""
+    return bool(ranks.sum(np.array([stop.asked], np.float64))[0])
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+
+def _links(model: nn.Module) -> int:
+    return sum(layer.links for layer in sparse_layers(model).values())

@@ -111,6 +111,12 @@ def test_groups_of_one_method_are_told_apart(groups, tmp_path):
         run = shutil.copytree(groups["SET"][0].path, tmp_path / name)
         config = (run / "config.yaml").read_text()
         (run / "config.yaml").write_text(config.replace("density: 0.05", old))
+    assert list(analysis.find_runs([tmp_path])) == ["SET (95 %)", "SET (96 %)"]
+    for name, old in (("x", "lr: 0.05"), ("y", "lr: 0.06")):
+        config = (
+            (tmp_path / name / "config.yaml").read_text().replace("density: 0.04", "density: 0.05")
+        )
+        (tmp_path / name / "config.yaml").write_text(config.replace("lr: 0.05", old))
     assert list(analysis.find_runs([tmp_path])) == ["SET (x)", "SET (y)"]
 
 
@@ -118,8 +124,8 @@ def test_compare_is_the_mean_over_seeds(groups):
     table = analysis.compare(groups).set_index("method")
     for label, runs in groups.items():
         scores = [r.metrics["test_accuracy"].iloc[-1] for r in runs]
-        assert table.loc[label, "accuracy"] == pytest.approx(np.mean(scores))
-        assert table.loc[label, "accuracy_std"] == pytest.approx(np.std(scores, ddof=1))
+        assert table.loc[label, "score"] == pytest.approx(np.mean(scores))
+        assert table.loc[label, "score_std"] == pytest.approx(np.std(scores, ddof=1))
     assert np.isnan(table.loc["dense", "elm_overlap"])
     overlaps = [r.history.updates()["overlap"].mean() for r in groups["SET"]]
     assert table.loc["SET", "elm_overlap"] == pytest.approx(np.mean(overlaps))
@@ -220,7 +226,8 @@ def check_pictures(monkeypatch):
             assert ax.get_xlabel()
         return "<img alt=''>"
 
-    monkeypatch.setattr("analysis.report._svg", inspect)
+    for module in ("learning_curves", "topology_figures"):
+        monkeypatch.setattr(f"analysis.{module}.svg", inspect)
 
 
 ODD = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable
 
 from topo.names import unknown
@@ -13,14 +14,18 @@ __all__ = ["exit_status", "explain_choice"]
 
 def exit_status(program: str, command: Callable[[], None]) -> int:
     """Run a command: 0 if all went well, 2 and one line for input that cannot be used."""
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda text, *_, **__: f"{program}: warning: {text}\n"
     try:
         command()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{program}: {str(interrupt) or 'stopped'}", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = plain
     return 0
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["is_taken", "reading", "write_atomically"]
+__all__ = ["is_taken", "reading", "sync", "write_atomically"]
 
 
 def is_taken(path: Path) -> bool:
@@ -37,9 +37,14 @@ def write_atomically(file: Path, content: bytes) -> None:
         f.flush()
         os.fsync(f.fileno())
     temporary.replace(file)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, outlive the machine; on Windows do nothing."""
     if os.name == "posix":
-        folder = os.open(file.parent, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)

@@ -87,7 +87,8 @@ def hash_links(key: int, rows: npt.ArrayLike, cols: npt.ArrayLike = 0) -> npt.ND
     dtype('uint64')
     """
     r, c = np.broadcast_arrays(_as_indices("rows", rows), _as_indices("cols", cols))
-    return np.asarray(_hash_links(as_key(key), np.ascontiguousarray(r), np.ascontiguousarray(c)))
+    # numba warns of the read-only views that broadcasting makes
+    return np.asarray(_hash_links(as_key(key), r.copy(), c.copy()))
 
 
 def _as_indices(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:

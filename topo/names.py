@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["find", "unknown"]
+__all__ = ["find", "flat", "unknown"]
 
 T = TypeVar("T")
+_LISTED = 24  # names in a message
 
 
 def find(registry: Mapping[str, T], name: object, kind: str) -> T:
@@ -23,4 +24,21 @@ def unknown(name: object, known: Iterable[str], kind: str) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(name), names, 1, 0.3)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}:{hint} known are {', '.join(names)}"
+    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return f"unknown {kind} {name!r}:{hint} known are {listed}"
+
+
+def flat(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted keys.
+
+    Examples
+    --------
+    >>> from topo.names import flat
+    >>> flat({"optimizer": {"lr": 0.1}, "seed": 0})
+    {'optimizer.lr': 0.1, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
