@@ -62,21 +62,24 @@ def scored(
 ) -> dict[str, Any]:
     """The part of the summary that says how good the run is."""
     score = recipe.task.score
-    last = {**measures, **_tested(recipe, model)}
+    tested = _tested(recipe, model)
+    last = {**measures, **tested}
     value, best = last[score.name], progress.best
     summary: dict[str, Any] = {"measures": last}
     if score.selected_by:
+        step = progress.step
         try:
             saved = checkpoints.read(out / CHECKPOINTS / BEST)
         except checkpoints.CheckpointError as error:
             logger.warning("%s; the last model is scored instead", error)
-            saved, best = {"step": progress.step}, measures[score.selected_by]
-        chosen = model
-        if "model" in saved:
-            chosen = recipe.model()
-            chosen.load_state_dict(saved["model"])
-        tested = _tested(recipe, chosen)
-        summary["selected"] = {"step": saved["step"], score.selected_by: best, **tested}
+            best = measures[score.selected_by]
+        else:
+            step = saved["step"]
+            if step != progress.step:  # else it is the last one, whose test may take minutes
+                chosen = recipe.model()
+                chosen.load_state_dict(saved["model"])
+                tested = _tested(recipe, chosen)
+        summary["selected"] = {"step": step, score.selected_by: best, **tested}
         value = best = tested[score.name]
     return {
         "score": {
