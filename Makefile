@@ -17,7 +17,7 @@ demo: .venv/installed  ## train digits three ways; writes runs/demo/report.html
 	$(BIN)/python -m analysis report runs/demo
 
 test: .venv/installed-dev  ## run the tests (no network, no GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --max-worker-restart 0
 
 test-slow: .venv/installed-dev  ## run the tests that take minutes, and all others on new random examples
 	$(BIN)/python -m pytest -q -m slow

@@ -382,6 +382,7 @@ def group(tmp_path):
     store = f"file://{tmp_path / 'store'}"
     distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     yield
+    gc.collect()  # a wrapper that outlives its group may hang
     distributed.destroy_process_group()
 
 

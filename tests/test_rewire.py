@@ -523,34 +523,37 @@ def test_a_layer_may_lose_all_its_links_and_get_others(layout):
     assert dst.SparseLinear(3, 2, topology=np.zeros((2, 3)), layout=layout).links == 0
 
 
+@pytest.fixture
+def group(tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    gc.collect()  # a wrapper that outlives its group may hang
+    torch.distributed.destroy_process_group()
+
+
 @layouts
-def test_distributed_data_parallel(layout, tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
-    )
-    try:
-        model = make(layout)
-        reference = copy.deepcopy(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        x = torch.randn(4, N_IN, dtype=torch.float64)
-        parallel = nn.parallel.DistributedDataParallel(model)
-        same = topo.erdos_renyi(N_OUT, N_IN, model[0].density, seed=9)
-        for topology in (same, topo.erdos_renyi(N_OUT, N_IN, 0.9, seed=9)):
-            for m in (parallel, reference):
-                m.zero_grad()
-                m(x).square().sum().backward()
-            torch.testing.assert_close(model[0].parameter.grad, reference[0].parameter.grad)
-            if layout == "csr" and topology is not same:
-                with pytest.raises(ValueError, match="a DDP wrapper"):
-                    dst.rewire(parallel, {"0": topology}, optimizer)
-                del parallel, m
-                gc.collect()
-                dst.rewire(model, {"0": topology}, optimizer)
-                parallel = nn.parallel.DistributedDataParallel(model)
-            else:
+def test_distributed_data_parallel(layout, group):
+    model = make(layout)
+    reference = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(4, N_IN, dtype=torch.float64)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    same = topo.erdos_renyi(N_OUT, N_IN, model[0].density, seed=9)
+    for topology in (same, topo.erdos_renyi(N_OUT, N_IN, 0.9, seed=9)):
+        for m in (parallel, reference):
+            m.zero_grad()
+            m(x).square().sum().backward()
+        torch.testing.assert_close(model[0].parameter.grad, reference[0].parameter.grad)
+        if layout == "csr" and topology is not same:
+            with pytest.raises(ValueError, match="a DDP wrapper"):
                 dst.rewire(parallel, {"0": topology}, optimizer)
-            dst.rewire(reference, {"0": topology})
-        parallel(x).sum().backward()
-        assert model[0].parameter.grad.shape == model[0].parameter.shape
-    finally:
-        torch.distributed.destroy_process_group()
+            del parallel, m
+            gc.collect()
+            dst.rewire(model, {"0": topology}, optimizer)
+            parallel = nn.parallel.DistributedDataParallel(model)
+        else:
+            dst.rewire(parallel, {"0": topology}, optimizer)
+        dst.rewire(reference, {"0": topology})
+    parallel(x).sum().backward()
+    assert model[0].parameter.grad.shape == model[0].parameter.shape
