@@ -35,6 +35,7 @@ format: .venv/installed-dev  ## let ruff format the code
 gpu: .venv/installed-dev  ## run the GPU tests and benchmarks
 	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python -m dst bench layers --device cuda
+	$(BIN)/python -m dst bench low-rank --device cuda
 	$(BIN)/python -m dst bench scores --device cuda
 	$(BIN)/python -m dst bench update --device cuda
 

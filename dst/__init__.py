@@ -17,6 +17,9 @@ if getattr(topo, "__version__", None) != __version__:
         "own, reinstall epitopo"
     )
 
+from dst.alignment import Alignment
+from dst.budgets import budget, rank_step, total_density
+from dst.cancellation import CancellationMeter, overlap_cancellation_ratio
 from dst.csr_linear import CSRLinear
 from dst.densify import densify
 from dst.evolver import Evolver
@@ -25,6 +28,7 @@ from dst.graph import network
 from dst.iterative_warmup import IterativeWarmup
 from dst.layouts import choose_layout
 from dst.link_scores import link_scores
+from dst.low_rank import LOW_RANKS, LowRank, LowRankLinear
 from dst.masked_linear import MaskedLinear
 from dst.methods import METHODS, Method, Rule, Start
 from dst.records import LayerUpdate, Update
@@ -38,32 +42,44 @@ from dst.scores import (
     magnitude_and_gradient,
 )
 from dst.sparse_linear import SparseLinear
-from dst.sparsify import sparsify
+from dst.sparse_low_rank import SparseLowRank
+from dst.sparsify import factorize, sparsify
 
 __all__ = [
+    "LOW_RANKS",
     "METHODS",
+    "Alignment",
     "CSRLinear",
+    "CancellationMeter",
     "DenseScore",
     "Evolver",
     "IterativeWarmup",
     "LayerUpdate",
     "Links",
+    "LowRank",
+    "LowRankLinear",
     "MaskedLinear",
     "Method",
     "Rule",
     "SparseLinear",
+    "SparseLowRank",
     "Start",
     "Update",
     "__version__",
+    "budget",
     "choose_layout",
     "densify",
     "explain",
+    "factorize",
     "gradient_magnitude",
     "importance",
     "link_scores",
     "magnitude",
     "magnitude_and_gradient",
     "network",
+    "overlap_cancellation_ratio",
+    "rank_step",
     "rewire",
     "sparsify",
+    "total_density",
 ]

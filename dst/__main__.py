@@ -16,7 +16,15 @@ import pandas as pd
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
-from dst import __version__, bench, bench_graphs, bench_history, bench_scores, bench_update
+from dst import (
+    __version__,
+    bench,
+    bench_graphs,
+    bench_history,
+    bench_low_rank,
+    bench_scores,
+    bench_update,
+)
 from dst.config import Config
 from dst.configure import (
     configured,
@@ -43,6 +51,7 @@ __all__ = ["main"]
 
 _ON_DEVICE: dict[str, Callable[[str], None]] = {
     "layers": bench.layers,
+    "low-rank": bench_low_rank.low_rank,
     "scores": bench_scores.scores,
     "update": bench_update.update,
 }
@@ -103,8 +112,9 @@ def _run(arguments: Sequence[str]) -> None:
         case "demo":
             _demo(Path(chosen.out), range(chosen.seeds), command)
         case "presets":
+            width = max(map(len, PRESETS)) + 2
             for name, known in PRESETS.items():
-                print(f"{name:32}{_in_a_line(known)}")
+                print(f"{name:{width}}{_in_a_line(known)}")
         case "data":
             _data(chosen.name)
         case "sweep":
@@ -148,10 +158,18 @@ def _train(config: Config, folder: Path, preset: str, command: str, resume: bool
     print(
         f"{folder}: {score['name'].replace('_', ' ')} {score['value']:{percent}} "
         f"(best {score['best']:{percent}}), "
-        f"density {summary['density']:.2%}, active neurons {summary['active_neuron_rate']:.1%}, "
-        f"{summary['links']} links, {summary['run']['seconds']:.1f} s"
+        f"{_kept(summary)}, {summary['links']} links, {summary['run']['seconds']:.1f} s"
     )
     print(f"look at it: epitopo-analysis report {folder}")
+
+
+def _kept(summary: Mapping[str, Any]) -> str:
+    density, total = summary["density"], summary["total_density"]
+    active = f"active neurons {summary['active_neuron_rate']:.1%}"
+    if total == density:
+        return f"density {density:.2%}, {active}"
+    both = f"links {density:.2%}, low rank {total - density:.2%}"
+    return f"weights kept {total:.2%} ({both})" + (f", {active}" if density else "")
 
 
 def _demo(out: Path, seeds: Sequence[int], command: str) -> None:
@@ -307,7 +325,9 @@ def _parsers(preset: str | None) -> tuple[ArgumentParser, ArgumentParser]:
         choices=["all", *_ON_DEVICE, *_BENCHMARKS, *_SWEEPS],
         help="What to time; all: all but the tables of scaling and recovery.",
     )
-    timer.add_argument("--device", default="cpu", help="cpu or cuda: layers, scores, update.")
+    timer.add_argument(
+        "--device", default="cpu", help="cpu or cuda: layers, low-rank, scores, update"
+    )
     timer.add_argument("--out", help="CSV file for the table of scaling or recovery.")
     commands.add_subcommand("bench", timer, help="Time the kernels on this machine.")
     return parser, trainer
@@ -316,8 +336,18 @@ def _parsers(preset: str | None) -> tuple[ArgumentParser, ArgumentParser]:
 def _in_a_line(config: Config) -> str:
     sparsity, optimizer = config.sparsity, config.optimizer
     how = f"{sparsity.method}, density {sparsity.density:g}" if sparsity.method else "dense"
+    if config.low_rank.there:
+        how = _low_rank_in_words(config)
     long = f"{optimizer.steps} steps" if optimizer.steps else f"{optimizer.epochs} epochs"
     return f"{config.describe()}; {how}; {long}"
+
+
+def _low_rank_in_words(config: Config) -> str:
+    sparsity, low_rank = config.sparsity, config.low_rank
+    size = f"rank {low_rank.rank}" if low_rank.rank else f"density {sparsity.density:g} in all"
+    aligned = f", aligned ({low_rank.alignment:g})" if low_rank.alignment else ""
+    beside = f"{sparsity.method} + " if sparsity.method else ""
+    return f"{beside}low rank ({low_rank.form}), {size}{aligned}"
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 import topo
+from dst.budgets import budget
 from dst.config import Config, OptimizerConfig
 from dst.downloads import registry
 from dst.graph import sparse_layers
+from dst.low_rank import LOW_RANKS, LowRank, LowRankLinear
 from dst.methods import Method, as_method
 from dst.schedules import Share, steady
 from dst.scores import LinkScore, importance, magnitude
-from dst.sparsify import linear_layers, sparsify
+from dst.sparsify import factorize, linear_layers, sparsify
 from dst.tasks import Batch, Task
 from topo.names import find
 
@@ -71,6 +73,8 @@ class Recipe:
         Of all linear layers of the dense model; known once a model was made.
     possible : int
         Of those that are sparse, or would be with a method.
+    spectral : int
+        Of the branches of low rank; known once a model was made.
     """
 
     config: Config
@@ -78,11 +82,12 @@ class Recipe:
     device: torch.device
     weights: int = field(default=0, init=False)
     possible: int = field(default=0, init=False)
+    spectral: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.method: Method | None = None
         sparsity = self.config.sparsity
-        if sparsity.method is None:
+        if sparsity.method is None or self.config.low_rank.ratio == 0:
             return
         method = as_method(sparsity.method)
         if sparsity.churn is not None and isinstance(method.churn, Share):
@@ -117,10 +122,13 @@ class Recipe:
         self.weights = sum(layer.weight.numel() for layer in linear)
         self.possible = sum(layer.weight.numel() for layer in sparse.values())
         sparsity = self.config.sparsity
+        density, rank = self._branches(model)
         if self.method is not None:
             sparsify(
                 model,
-                sparsity.density,
+                density,
+                rank=rank,
+                low_rank=self._form,
                 method=self.method,
                 topology=self.topology,
                 calibration=self.task.calibration() if self.topology == "correlated" else None,
@@ -129,7 +137,30 @@ class Recipe:
                 exclude=self.task.dense,
                 seed=self.config.seed,
             )
+        elif rank is not None:
+            exclude, seed = self.task.dense, self.config.seed
+            factorize(model, rank, low_rank=self._form, exclude=exclude, seed=seed)
+        branches = (m for m in model.modules() if isinstance(m, LowRankLinear))
+        self.spectral = sum(m.A.numel() + m.B.numel() for m in branches)
         return model
+
+    def _branches(self, model: nn.Module) -> tuple[float, int | None]:
+        """The density of the sparse branch and the rank of the other, of a dense model."""
+        density, low_rank = self.config.sparsity.density, self.config.low_rank
+        if low_rank.ratio is None:
+            return density, low_rank.rank
+        density, rank = budget(model, 1 - density, low_rank.ratio, exclude=self.task.dense)
+        return density, rank or None
+
+    @property
+    def _form(self) -> LowRank:
+        form = find(LOW_RANKS, self.config.low_rank.form, "low_rank.form")
+        return form if form.alpha is None else replace(form, alpha=self.config.low_rank.alpha)
+
+    @property
+    def dense(self) -> bool:
+        """Whether all of the model is."""
+        return self.method is None and not self.config.low_rank.there
 
     @cached_property
     def fingerprint(self) -> str:

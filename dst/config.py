@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 
 from dst.tasks.task import Task
 
-__all__ = ["Config", "OptimizerConfig", "SparsityConfig", "TrainingConfig", "require"]
+__all__ = [
+    "Config",
+    "LowRankConfig",
+    "OptimizerConfig",
+    "SparsityConfig",
+    "TrainingConfig",
+    "require",
+]
 
 
 def require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -35,11 +42,12 @@ class SparsityConfig:
     method : str or None
         Training method (`dst.METHODS`: set, rigl, chts, ...); null trains the dense network.
     density : float
-        Share of the possible links of each sparse layer that exist at the end, in (0, 1].
+        Share of the possible links of each sparse layer that exist at the end, in (0, 1]; where
+        low_rank.ratio is set, share of the dense layers' weights in both branches.
     topology : str or None
         Start topology; null is the method's own. "correlated" is made from the training data.
     init : str or None
-        Initial weights (swi, keep); null is the method's own.
+        Initial weights (swi, keep, uniform); null is the method's own.
     every : int or None
         Steps between topology updates; null is one epoch.
     churn : float or None
@@ -68,11 +76,6 @@ class SparsityConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.density <= 1, "sparsity.density", self.density, "in (0, 1]")
-        if self.method is None and self.density != 1:
-            raise ValueError(
-                f"sparsity.density is {self.density!r} but sparsity.method is null, which trains "
-                "the dense network: name a method (such as chts), or leave the density at 1"
-            )
         _positive_or_null("sparsity.every", self.every)
         if self.churn is not None:
             require(0 <= self.churn <= 1, "sparsity.churn", self.churn, "in [0, 1]")
@@ -80,6 +83,59 @@ class SparsityConfig:
         if self.every is not None:
             most = f"at most sparsity.every ({self.every})"
             require(self.ramp <= self.every, "sparsity.ramp", self.ramp, most)
+
+
+@dataclass
+class LowRankConfig:
+    """A branch of low rank in every sparse layer, or instead of it (method null: CoLA).
+
+    Parameters
+    ----------
+    rank : int or None
+        Rank of the branch; null: none, or as `ratio` says.
+    ratio : float or None
+        Weights of the sparse branch over those of low rank: sparsity.density is divided so
+        (1: halves; 0: all low rank; .inf: all sparse); null: as `rank` says.
+    form : str
+        What the branch computes (silu: B silu(A x); linear: B A x; sltrain: (alpha / rank) B A x,
+        from B = 0).
+    alpha : float
+        Of the form sltrain.
+    alignment : float
+        Weight (lambda) of the alignment loss: the mean square of the difference of both branches,
+        padding included, summed over layers; 0: none. Not comparable with the papers' lambdas,
+        which are of the loss that `literal` gives.
+    aligned : list of str
+        Patterns of the layers that are aligned, as '["*.q_proj", "*.k_proj"]'.
+    literal : bool
+        The alignment loss as printed in the paper: norm over number, instead of mean square.
+    """
+
+    rank: int | None = None
+    ratio: float | None = None
+    form: str = "silu"
+    alpha: float = 32.0
+    alignment: float = 0.0
+    aligned: list[str] = field(default_factory=lambda: ["*"])
+    literal: bool = False
+
+    def __post_init__(self) -> None:
+        _positive_or_null("low_rank.rank", self.rank)
+        if self.ratio is not None:
+            require(self.ratio >= 0, "low_rank.ratio", self.ratio, "0 or more, or null")
+            if self.rank is not None:
+                raise ValueError(
+                    f"low_rank.rank is {self.rank!r} and low_rank.ratio is {self.ratio!r}: set one "
+                    "of them, and the other to null"
+                )
+        require(self.alpha > 0, "low_rank.alpha", self.alpha, "positive")
+        require(self.alignment >= 0, "low_rank.alignment", self.alignment, "0 or more")
+        require(len(self.aligned) > 0, "low_rank.aligned", self.aligned, "a list of patterns")
+
+    @property
+    def there(self) -> bool:
+        """Whether there is such a branch."""
+        return self.rank is not None or self.ratio is not None
 
 
 @dataclass
@@ -206,12 +262,34 @@ class Config:
         The loop: where it runs, what it logs and keeps.
     seed : int
         Of everything random: weights, topology, order of the samples, dropout.
+    low_rank : LowRankConfig
+        A branch of low rank in every sparse layer, or instead of it.
     """
 
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(epochs=1))
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
+    low_rank: LowRankConfig = field(default_factory=LowRankConfig)
+
+    def __post_init__(self) -> None:
+        sparsity, low_rank = self.sparsity, self.low_rank
+        if sparsity.method is None and low_rank.ratio is None and sparsity.density != 1:
+            raise ValueError(
+                f"sparsity.density is {sparsity.density!r} but sparsity.method is null, which "
+                "trains without sparse layers: name a method (such as chts), or leave the density "
+                "at 1"
+            )
+        if sparsity.method is None and low_rank.ratio:
+            raise ValueError(
+                f"low_rank.ratio is {low_rank.ratio!r} but sparsity.method is null: name a method "
+                "(such as chts) for the sparse branch, or set the ratio to 0 (low rank alone)"
+            )
+        if low_rank.alignment and (sparsity.method is None or not low_rank.there):
+            raise ValueError(
+                f"low_rank.alignment is {low_rank.alignment!r}, but it takes two branches: set "
+                "sparsity.method, and low_rank.rank or low_rank.ratio; or this to 0"
+            )
 
     def task(self) -> Task:
         """What is trained.

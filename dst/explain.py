@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
+from dst.low_rank import LowRankLinear
 from dst.sparse_linear import SparseLinear
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _why_dense(module: nn.Module, others: list[str]) -> str:
     kind = type(module).__name__
+    if isinstance(module, LowRankLinear):
+        return f"low rank, {module.rank}"
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "nn.MultiheadAttention reads its weight"
     if not is_linear(module):

@@ -14,7 +14,7 @@ from torch import nn
 
 import topo
 
-__all__ = ["INITIALIZATIONS", "keep", "normal", "swi"]
+__all__ = ["INITIALIZATIONS", "keep", "normal", "swi", "uniform"]
 
 SEED_NAME = "weights"
 
@@ -67,8 +67,24 @@ def keep(linear: nn.Linear, adjacency: sparse.csr_array) -> npt.NDArray[Any]:
     return np.asarray(weight.cpu().numpy()[topo.links(adjacency)])
 
 
+def uniform(adjacency: sparse.csr_array, key: int) -> npt.NDArray[np.float64]:
+    """U(-b, b) with b = fan_in ** -0.5 on every link: SLTrain's, and torch's of a dense layer.
+
+    Examples
+    --------
+    >>> import topo
+    >>> from dst.initialization import uniform
+    >>> values = uniform(topo.erdos_renyi(500, 400, 0.05, seed=0), topo.stream(0))
+    >>> bool(0.0499 < abs(values).max() < 0.05)
+    True
+    """
+    uniforms = topo.uniform(topo.hash_links(key, *topo.links(adjacency)))
+    return np.asarray((2 * uniforms - 1) * adjacency.shape[1] ** -0.5)
+
+
 INITIALIZATIONS: dict[str, Initialization] = {
     "swi": lambda linear, adjacency, key: swi(adjacency, key),
     "keep": lambda linear, adjacency, key: keep(linear, adjacency),
+    "uniform": lambda linear, adjacency, key: uniform(adjacency, key),
 }
 """By name: ``f(linear, adjacency, key)`` gives one value per link."""

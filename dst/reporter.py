@@ -1,4 +1,4 @@
-"""What a run says while it trains: the bar, metrics.jsonl, timings.jsonl, TensorBoard."""
+"""What a run says while it trains: the bar, its .jsonl files, TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from dst.run_folder import METRICS, TIMINGS
+from dst.run_folder import CANCELLATION, METRICS, TIMINGS
+from topo.files import sync
 
 __all__ = ["Clock", "Reporter", "Silent"]
 
@@ -29,7 +30,9 @@ class Silent:
     def tick(self) -> None:
         """A step was done."""
 
-    def log(self, line: Mapping[str, Any], seconds: float, items: int) -> None:
+    def log(
+        self, line: Mapping[str, Any], seconds: float, items: int, ratios: Mapping[str, float]
+    ) -> None:
         """A line is due."""
 
     def sync(self) -> None:
@@ -65,8 +68,8 @@ class Reporter(Silent):
     ) -> None:
         self._unit, self._score = unit, score
         self._board = _board(out, step) if tensorboard else None
-        self._metrics: TextIO = (out / METRICS).open("a")
-        self._timings: TextIO = (out / TIMINGS).open("a")
+        self._out = out
+        self._files: dict[str, TextIO] = {}
         self._shown: dict[str, str] = {}
         # quiet where standard error is no terminal
         self._bar = tqdm(
@@ -76,8 +79,8 @@ class Reporter(Silent):
     def __exit__(self, *_: object) -> None:
         """Close the files and the bar."""
         self._bar.close()
-        self._metrics.close()
-        self._timings.close()
+        for file in self._files.values():
+            file.close()
         if self._board:
             self._board.close()
 
@@ -85,7 +88,9 @@ class Reporter(Silent):
         """Move the bar by a step."""
         self._bar.update()
 
-    def log(self, line: Mapping[str, Any], seconds: float, items: int) -> None:
+    def log(
+        self, line: Mapping[str, Any], seconds: float, items: int, ratios: Mapping[str, float]
+    ) -> None:
         """Write a line of the metrics, and beside it what time it took.
 
         Parameters
@@ -94,12 +99,21 @@ class Reporter(Silent):
             With "step".
         seconds, items : float, int
             Of training so far.
+        ratios : mapping of str to float
+            Overlap cancellation ratio by layer; its mean is among the metrics.
         """
         speed = items / seconds
         timing = {"step": line["step"], "seconds": seconds, f"{self._unit}_per_second": speed}
-        for file, content in ((self._metrics, line), (self._timings, timing)):
-            file.write(json.dumps(content) + "\n")
-            file.flush()
+        contents: dict[str, Mapping[str, Any]] = {METRICS: line, TIMINGS: timing}
+        if ratios:
+            mean = sum(ratios.values()) / len(ratios)
+            contents[METRICS] = line = {**line, "overlap_cancellation_ratio": mean}
+            contents[CANCELLATION] = {"step": line["step"], "layers": ratios}
+        for name, content in contents.items():
+            if name not in self._files:
+                self._files[name] = (self._out / name).open("a")
+            self._files[name].write(json.dumps(content) + "\n")
+            self._files[name].flush()
         if self._board:
             for name, value in line.items():
                 self._board.add_scalar(name, value, line["step"])
@@ -111,8 +125,9 @@ class Reporter(Silent):
 
     def sync(self) -> None:
         """Have the lines outlive the machine."""
-        os.fsync(self._metrics.fileno())
-        os.fsync(self._timings.fileno())
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        sync(self._out)  # the names of those that are new
 
 
 def _board(out: Path, step: int) -> Any:

@@ -18,6 +18,7 @@ from topo.files import is_taken, write_atomically
 
 __all__ = [
     "BEST",
+    "CANCELLATION",
     "CHECKPOINTS",
     "CONFIG",
     "METRICS",
@@ -34,6 +35,7 @@ __all__ = [
 
 CHECKPOINTS, BEST = "checkpoints", "best"
 CONFIG, SUMMARY, METRICS, TIMINGS = "config.yaml", "summary.json", "metrics.jsonl", "timings.jsonl"
+CANCELLATION = "cancellation.jsonl"
 
 
 def refuse_taken(out: Path) -> None:
@@ -109,12 +111,14 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
 
 
 def rewind(out: Path, step: int) -> None:
-    """Cut metrics and timings back to what they were after a step; at 0, the history, too.
+    """Cut metrics, timings and cancellation back to what they were after a step.
 
-    A history is cut by ``topo.HistoryWriter.open(path, step)``.
+    At 0, the history, too; else that is cut by ``topo.HistoryWriter.open(path, step)``.
     """
-    for name in (METRICS, TIMINGS):
+    for name in (METRICS, TIMINGS, CANCELLATION):
         file = out / name
+        if name == CANCELLATION and not file.is_file():
+            continue
         kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
         write_atomically(file, "".join(line + "\n" for line in kept).encode())
     if step == 0:

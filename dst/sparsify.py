@@ -1,9 +1,10 @@
-"""Replace the linear layers of a model by sparse ones."""
+"""Replace the linear layers of a model by sparse ones, or ones of low rank, or both."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, TypeVar
@@ -19,11 +20,14 @@ from dst.allocation import ALLOCATIONS
 from dst.explain import explain, is_linear, obstacle, users
 from dst.initialization import INITIALIZATIONS, SEED_NAME
 from dst.layouts import LAYOUTS
+from dst.low_rank import LowRank, LowRankLinear, as_low_rank
 from dst.methods import Method, as_method
+from dst.patterns import choose
 from dst.sparse_linear import SparseLinear, make_adjacency
+from dst.sparse_low_rank import SparseLowRank
 from topo.names import find
 
-__all__ = ["linear_layers", "replace", "sparsify"]
+__all__ = ["factorize", "linear_layers", "replace", "sparsify"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ _FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
     nn.TransformerEncoder: ("use_nested_tensor", False),
 }
+_LINEAR = re.compile(r"(^|\.)linear[12]$")  # what those kernels read
 _WAS = "_dense_fast_path"  # the answer of the dense module
 
 
@@ -50,6 +55,8 @@ def sparsify(
     exclude: str | Sequence[str] = (),
     allocation: str = "uniform",
     calibration: Any = None,
+    rank: int | Mapping[str, int] | None = None,
+    low_rank: str | LowRank = "silu",
     seed: int = 0,
 ) -> M:
     """Replace `torch.nn.Linear` layers by `SparseLinear` ones, in place.
@@ -80,6 +87,12 @@ def sparsify(
     calibration : array_like or Tensor, shape (samples, ...), optional
         Training inputs, for topologies made from data. Methods that have one ("cht", "chts", ...)
         start with it then.
+    rank : int, or mapping of pattern to int, optional
+        Give layers a branch of this low rank beside the sparse one (`SparseLowRank`): all, or
+        those that a pattern matches; 0: none. `density` is that of the sparse branch, and
+        `dst.budget` divides a budget of weights among both.
+    low_rank : str or LowRank
+        What that branch computes, by name in `dst.LOW_RANKS` ("silu", "linear", "sltrain").
     seed : int
         Topology and weights are a function of it and the layer's name.
 
@@ -104,6 +117,7 @@ def sparsify(
     See Also
     --------
     densify : the inverse
+    factorize : low rank alone
     explain : what the layers are
 
     Examples
@@ -116,6 +130,7 @@ def sparsify(
     SparseLinear(in_features=64, out_features=256, links=2048, density=0.125, layout=csr, bias=True)
     """
     find(dict.fromkeys(LAYOUTS), layout, "layout")
+    form = as_low_rank(low_rank)
     allocate = find(ALLOCATIONS, allocation, "allocation")
     if isinstance(density, Mapping) and allocation != "uniform":
         raise ValueError(
@@ -142,17 +157,12 @@ def sparsify(
         init = start.init if start else "swi"
     initialize = init if callable(init) else find(INITIALIZATIONS, init, "init")
 
-    for what, given in (("density", density), ("topology", topology)):
-        for pattern in given if isinstance(given, Mapping) else ():
-            if not any(fnmatchcase(n, pattern) for n in chosen):
-                raise ValueError(
-                    f"the pattern {pattern!r} of {what} matches no chosen layer; they are "
-                    f"{', '.join(chosen)}"
-                )
+    for what, given in (("density", density), ("topology", topology), ("rank", rank)):
+        _check_patterns(given, what, chosen)
     shapes = {n: (m.out_features, m.in_features) for n, m in chosen.items()}
     allocated = None if isinstance(density, Mapping) else allocate(shapes, density)
 
-    replacements = {}
+    replacements: dict[str, nn.Module] = {}
     for name, linear in chosen.items():
         try:
             share = allocated[name] if allocated else _for_layer(density, name, "density")
@@ -177,11 +187,68 @@ def sparsify(
             )
             layer.final_links, layer.init = final, init if isinstance(init, str) else "given"
             replacements[name] = layer
+            of_layer = _rank(rank, name)
+            if of_layer != 0 or isinstance(of_layer, bool):
+                replacements[name] = _with_low_rank(linear, layer, of_layer, form, seed, name)
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
     replace(model, replacements)
     if logger.isEnabledFor(logging.INFO):
         logger.info("sparsified:\n%s", explain(model).to_string(index=False))
+    return model
+
+
+def factorize(
+    model: M,
+    rank: int | Mapping[str, int],
+    *,
+    low_rank: str | LowRank = "silu",
+    include: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
+    seed: int = 0,
+) -> M:
+    """Replace `torch.nn.Linear` layers by `LowRankLinear` ones, in place: CoLA.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    rank : int, or mapping of pattern to int
+    low_rank : str or LowRank
+        What the layers compute, by name in `dst.LOW_RANKS`.
+    include, exclude : str or sequence of str
+        As in `sparsify`.
+    seed : int
+        The weights are a function of it and the layer's name.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same model. Where anything is refused, it is unchanged.
+
+    Raises
+    ------
+    ValueError
+        As `sparsify`, and for a rank that a layer cannot have.
+
+    Examples
+    --------
+    >>> import torch, dst
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 10))
+    >>> dst.factorize(model, 4, exclude="1")[0]
+    LowRankLinear(in_features=64, out_features=32, rank=4, activation=silu, bias=True)
+    """
+    form = as_low_rank(low_rank)
+    chosen = linear_layers(model, include, exclude)
+    _check_patterns(rank, "rank", chosen)
+    replacements = {}
+    for name, linear in chosen.items():
+        try:
+            replacements[name] = LowRankLinear.from_linear(
+                linear, _for_layer(rank, name, "rank"), form, topo.stream(seed, "low rank", name)
+            )
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from None
+    replace(model, replacements)
     return model
 
 
@@ -199,26 +266,13 @@ def linear_layers(
         replaced (shared, tied to another module, the model itself, sparse already).
     """
     everywhere = list(model.named_modules(remove_duplicate=False))
-    already = [n for n, m in everywhere if isinstance(m, SparseLinear)]
+    already = [n for n, m in everywhere if isinstance(m, (SparseLinear, LowRankLinear))]
     if already:
         raise ValueError(f"the model is sparse already: {', '.join(map(repr, already))}")
     linear: dict[str, Any] = {n: m for n, m in everywhere if is_linear(m)}
     if "" in linear:
         raise ValueError("the model is itself one Linear layer: wrap it in torch.nn.Sequential")
-    included, excluded = _patterns(include), _patterns(exclude)
-    for pattern in (*included, *excluded):
-        if not any(fnmatchcase(n, pattern) for n in linear):
-            there_are = ", ".join(linear) or "none"
-            raise ValueError(
-                f"the pattern {pattern!r} matches no Linear layer; they are {there_are}"
-            )
-    chosen = {
-        n: m
-        for n, m in linear.items()
-        if any(fnmatchcase(n, p) for p in included) and not any(fnmatchcase(n, p) for p in excluded)
-    }
-    if not chosen:
-        raise ValueError("no Linear layer is left to sparsify: see include and exclude")
+    chosen = choose(linear, include, exclude, "Linear layer")
     owners = users(model)
     for name, layer in chosen.items():
         found = obstacle(layer)
@@ -241,15 +295,36 @@ def replace(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
     for module in model.modules():
         for kind, (switch, off) in _FAST_PATHS.items():
             if isinstance(module, kind):
-                if any(isinstance(m, SparseLinear) for m in module.modules()):
+                named = list(module.named_modules())
+                if any(_LINEAR.search(n) and type(m) is not nn.Linear for n, m in named):
                     vars(module).setdefault(_WAS, getattr(module, switch))
                     setattr(module, switch, off)
                 elif _WAS in vars(module):
                     setattr(module, switch, vars(module).pop(_WAS))
 
 
-def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _check_patterns(given: Any, what: str, chosen: Iterable[str]) -> None:
+    for pattern in given if isinstance(given, Mapping) else ():
+        if not any(fnmatchcase(n, pattern) for n in chosen):
+            raise ValueError(
+                f"the pattern {pattern!r} of {what} matches no chosen layer; they are "
+                f"{', '.join(chosen)}"
+            )
+
+
+def _with_low_rank(
+    linear: nn.Linear, layer: SparseLinear, rank: int, form: LowRank, seed: int, name: str
+) -> SparseLowRank:
+    branch = LowRankLinear.from_linear(linear, rank, form, topo.stream(seed, "low rank", name))
+    branch.register_parameter("bias", None)  # it is the sparse branch's, then that of the whole
+    return SparseLowRank(layer, branch).train(linear.training)
+
+
+def _rank(rank: int | Mapping[str, int] | None, name: str) -> int:
+    """Of a layer's branch of low rank; 0 where it has none."""
+    if isinstance(rank, Mapping):
+        rank = next((r for pattern, r in rank.items() if fnmatchcase(name, pattern)), None)
+    return 0 if rank is None else rank
 
 
 def _for_layer(given: Any, name: str, what: str) -> Any:

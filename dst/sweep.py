@@ -10,8 +10,8 @@ A sweep is a YAML file::
       sparsity.density: [0.1, 0.05]
       seed: [0, 1, 2]
 
-Where the method is null the network is dense: what else the file and the preset say of sparsity
-does not apply, so there is one such cell for all densities.
+Where the file sets the method to null the network is dense: what else the file and the preset say
+of sparsity and low rank does not apply, so there is one such cell for all densities.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -33,7 +33,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from dst.config import Config, SparsityConfig
+from dst.config import Config, LowRankConfig, SparsityConfig
 from dst.presets import PRESETS
 from topo.files import write_atomically
 from topo.names import flat, unknown
@@ -164,14 +164,17 @@ def cells(sweep: Sweep, parse_cell: ParseCell) -> list[Cell]:
     """
     found: dict[str, Cell] = {}
     for preset in sweep.presets:
-        usual = parse_cell(preset, {}).sparsity
+        usual = parse_cell(preset, {})
         for values in product(*sweep.grid.values()):
             varied = dict(zip(sweep.grid, values, strict=True))
             options = sweep.options | varied
-            dense = options.get(_METHOD, usual.method) is None
+            dense = options.get(_METHOD, usual.sparsity.method) is None
+            if usual.sparsity.method is None:  # low rank alone is not dense
+                ranks = (options.get(f"low_rank.{key}") for key in ("rank", "ratio"))
+                dense = dense and not usual.low_rank.there and all(r is None for r in ranks)
             twin = preset
             if dense:  # of the preset that is dense: it may have a rate of its own
-                twin = f"{preset.removesuffix(str(usual.method))}dense" if usual.method else preset
+                twin = f"{preset.rpartition('-')[0]}-dense"
                 twin = twin if twin in PRESETS else preset
                 options, varied = _without_sparsity(options, usual), _without_sparsity(varied)
             name = _name(varied, preset if sweep.several else "")
@@ -349,16 +352,20 @@ def _sweep(content: object, stem: str) -> Sweep:
     return Sweep(Path(out), tuple(presets), "presets" in content, options, grid)
 
 
-def _without_sparsity(
-    options: Mapping[str, Any], usual: SparsityConfig | None = None
-) -> dict[str, Any]:
-    """Options of a dense cell; with `usual`, what the preset says of sparsity is taken back."""
-    kept = {k: v for k, v in options.items() if not k.startswith("sparsity.") or k == _METHOD}
+def _without_sparsity(options: Mapping[str, Any], usual: Config | None = None) -> dict[str, Any]:
+    """Options of a dense cell; with `usual`, what the preset says of its layers is taken back."""
+    kept = {
+        k: v
+        for k, v in options.items()
+        if k == _METHOD or not k.startswith(("sparsity.", "low_rank."))
+    }
     if usual is None:
         return kept
-    plain = SparsityConfig()
-    names = [f.name for f in fields(plain) if getattr(usual, f.name) != getattr(plain, f.name)]
-    return kept | {f"sparsity.{name}": getattr(plain, name) for name in names}
+    for group, plain in (("sparsity", SparsityConfig()), ("low_rank", LowRankConfig())):
+        own = asdict(getattr(usual, group))
+        differs = {k: v for k, v in asdict(plain).items() if own[k] != v}
+        kept |= {f"{group}.{name}": value for name, value in differs.items()}
+    return kept
 
 
 def _name(varied: Mapping[str, Any], preset: str) -> str:

@@ -16,12 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import topo
 from dst import checkpoints
+from dst.alignment import Alignment
 from dst.build import OPTIMIZERS, PRECISIONS, Recipe, device_of, make_optimizer
-from dst.config import Config
+from dst.cancellation import CancellationMeter
+from dst.config import Config, LowRankConfig
 from dst.distributed import Ranks
 from dst.divergence import first_bad
 from dst.evolver import Evolver
-from dst.graph import network, sparse_layers
+from dst.graph import network, sparse_layers, unwrap
 from dst.interrupts import Interrupts, interrupts
 from dst.iterative_warmup import warmup_factor
 from dst.learning_rates import SCHEDULES
@@ -39,6 +41,8 @@ from dst.run_folder import (
     write_summary,
 )
 from dst.scoring import evaluated, keep_best, scored
+from dst.sparse_low_rank import SparseLowRank
+from dst.tasks import Batch
 from topo.names import find
 
 __all__ = ["train"]
@@ -102,6 +106,7 @@ def train(
     recipe = Recipe(config, task, device_of(config.training.device, local_rank()))
     model = recipe.model()
     recipe.check(model, ranks.size)
+    align, meter = _branch_watchers(model, config.low_rank)
     optimizer = make_optimizer(model, config.optimizer)
     total = recipe.total_steps()
     every = recipe.every_or_epoch(config.sparsity.every)
@@ -159,7 +164,7 @@ def train(
     saved = {}
     measures: dict[str, float] = {}
     runner = torch.compile(parallel) if config.training.compile else parallel
-    links = _links(model) or recipe.possible
+    links = recipe.possible if recipe.dense else _links(model)
 
     with reporter, interrupts() as stop:
         clock = Clock()
@@ -170,7 +175,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             recipe.reseed(progress.step, ranks.rank)
-            loss, own, items = _gradients(recipe, model, runner, parallel, progress.step, ranks)
+            due = Due(progress.step + 1, total)
+            logs = due(log_every) or due(evaluate_every)
+            with meter if meter and logs else nullcontext():
+                loss, own, items = _gradients(recipe, runner, parallel, progress.step, ranks, align)
             if config.optimizer.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
             optimizer.step()
@@ -185,10 +193,9 @@ def train(
             progress.all_items += items
             reporter.tick()
 
-            due = Due(progress.step, total)
             if evolver and due(config.training.weights_every) and progress.step < total:
                 _snapshot(evolver, ranks)
-            if due(log_every) or due(evaluate_every):
+            if logs:
                 progress.seconds += clock.lap()
                 line = progress.line(task.epoch_steps, rate, ranks)
                 if due(evaluate_every):
@@ -196,8 +203,9 @@ def train(
                     measures = evaluated(recipe, model, ranks)
                     line |= measures
                     keep_best(recipe, model, measures, progress, out, ranks)
+                ratios = meter.ratios(ranks.sum(meter.sums())) if meter else {}
                 with ranks.together():
-                    reporter.log(line, progress.seconds, progress.all_items)
+                    reporter.log(line, progress.seconds, progress.all_items, ratios)
                 clock.lap()
             stopped = _asked(stop, ranks)
             if due(checkpoint_every) or stopped:
@@ -234,11 +242,15 @@ def train(
             summary = {
                 **scored(recipe, model, measures, progress, out),
                 "density": links / recipe.possible,
+                "total_density": (links + recipe.spectral) / recipe.possible,
                 "active_neuron_rate": (topo.active_neuron_rate(network(model)) if evolver else 1.0),
                 "links": links,
                 "steps": progress.step,
                 "training_flops_relative_to_dense": (
-                    progress.all_links / progress.step + recipe.weights - recipe.possible
+                    progress.all_links / progress.step
+                    + recipe.spectral
+                    + recipe.weights
+                    - recipe.possible
                 )
                 / recipe.weights,
                 "run": {
@@ -256,23 +268,36 @@ def train(
 
 
 def _gradients(
-    recipe: Recipe, model: nn.Module, runner: Any, parallel: Any, step: int, ranks: Ranks
+    recipe: Recipe,
+    runner: Any,
+    parallel: Any,
+    step: int,
+    ranks: Ranks,
+    align: Alignment | None,
 ) -> tuple[float, int, int]:
-    """Do the backward passes of a step: the loss and items of this rank, the items of all."""
+    """Do the backward passes of a step: the loss and items of this rank, the items of all.
+
+    The loss is the task's, without what the alignment adds to that which is minimised.
+    """
     parts = recipe.task.batches(step, ranks.size)
     items = sum(part.count for part in parts)
     own = parts[ranks.rank :: ranks.size]
     total = torch.zeros((), dtype=torch.float64, device=recipe.device)
+    everything = sum(map(_positions, parts))
     for at, part in enumerate(own, start=1):
         batch = recipe.moved(part)
         with parallel.no_sync() if ranks.size > 1 and at < len(own) else nullcontext():
             with recipe.autocast():
                 loss = recipe.task.loss(runner, batch)
+            whole = loss
+            if align is not None:  # a mean over positions, however they are divided into parts
+                whole = loss + align() * (items * _positions(part) / everything)
             # DDP takes the mean over ranks of what is to be summed
-            (loss * (ranks.size / items)).backward()
+            (whole * (ranks.size / items)).backward()
         total += loss.detach()
     lost = total.item()
     if not math.isfinite(lost):
+        model = unwrap(parallel)
         with recipe.autocast():
             where = first_bad(
                 model, lambda: [recipe.task.loss(model, recipe.moved(p)) for p in own]
@@ -282,6 +307,22 @@ def _gradients(
             f"(it was {recipe.config.optimizer.lr})"
         )
     return lost, sum(part.count for part in own), items
+
+
+def _positions(part: Batch) -> int:
+    """How many a part has, padding included; 0 for one that only stands in."""
+    return next(iter(part.inputs.values())).numel() if part.count else 0
+
+
+def _branch_watchers(
+    model: nn.Module, config: LowRankConfig
+) -> tuple[Alignment | None, CancellationMeter | None]:
+    """What adds the alignment to the loss, and what measures the cancellation, where asked for."""
+    if not any(isinstance(m, SparseLowRank) for m in model.modules()):
+        return None, None
+    weight, include, literal = config.alignment, config.aligned, config.literal
+    align = Alignment(model, weight, include=include, literal=literal) if weight else None
+    return align, CancellationMeter(model)
 
 
 def _history(out: Path, step: int, ranks: Ranks) -> topo.HistoryWriter | None:

@@ -10,7 +10,7 @@ from dst import checkpoints
 from dst.build import Recipe, device_of
 from dst.configure import saved_config
 from dst.densify import densify
-from dst.run_folder import BEST, CHECKPOINTS
+from dst.run_folder import BEST, CHECKPOINTS, removed_on_error
 from topo.files import is_taken
 
 __all__ = ["export", "trained"]
@@ -61,5 +61,6 @@ def export(run: Path, out: Path) -> None:
     if is_taken(out):
         raise ValueError(f"{out} exists already: give another --out, or remove it")
     recipe, model = trained(run)
-    out.mkdir(parents=True, exist_ok=True)
-    recipe.task.export(densify(model).cpu(), out)
+    with removed_on_error(out):
+        out.mkdir(parents=True, exist_ok=True)
+        recipe.task.export(densify(model).cpu(), out)

@@ -191,12 +191,17 @@ def _scores(task: str, values: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from dst.tasks.modeling_low_rank import LowRankLlama, LowRankLlamaConfig
 
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no exported model: make one with epitopo export RUN")
+    # ours is here: no code of the folder's is run
+    AutoConfig.register(LowRankLlamaConfig.model_type, LowRankLlamaConfig, exist_ok=True)
+    AutoModelForCausalLM.register(LowRankLlamaConfig, LowRankLlama, exist_ok=True)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from None

@@ -7,7 +7,7 @@ import pytest
 import topo
 from analysis import draw_scaling
 from analysis.__main__ import main as analyse
-from dst import bench, bench_graphs, bench_history, bench_scores
+from dst import bench, bench_graphs, bench_history, bench_low_rank, bench_scores
 from dst.__main__ import main
 
 
@@ -103,3 +103,12 @@ def test_scores_are_timed_and_right(capsys, monkeypatch):
     monkeypatch.setattr(bench_scores, "_SMALLER", (("ch3_l3p", 12, 20),))
     bench_scores.scores()
     assert float(capsys.readouterr().out.split()[-1]) < 1e-6
+
+
+def test_layers_of_two_branches_are_timed(capsys):
+    bench_low_rank.low_rank(shape=(64, 96), tokens=32)
+    lines = capsys.readouterr().out.splitlines()
+    assert "64/96, 32 tokens, 90% sparse" in lines[0]
+    names = ["dense", "sparse", "CoLA", "two branches", "aligned", "aligned, measured"]
+    assert [line[:20].rstrip() for line in lines[2:]] == names
+    assert lines[2].split()[-1] == "1.00"

@@ -11,14 +11,17 @@ from dst.build import REMOVALS, Recipe
 from dst.config import Config, OptimizerConfig
 from dst.configure import configured, preset_among
 from dst.methods import METHODS
-from dst.presets import FAMILIES, PRESETS
+from dst.presets import FAMILIES, LOW_RANK, PRESETS
 
 SMALL = ["--optimizer.steps", "2", "--optimizer.epochs", "null", "--model.hidden", "[8]"]
 
 
 def test_every_family_has_every_method_and_dense():
-    assert len(PRESETS) == len(FAMILIES) * (len(METHODS) + 1)
-    for name, config in PRESETS.items():
+    low_rank = {f"{name}-{method}" for name, own in LOW_RANK.items() for method in own}
+    names = {f"{name}-{method}" for name in FAMILIES for method in ("dense", *METHODS)}
+    assert set(PRESETS) == names | low_rank
+    for name in names:
+        config = PRESETS[name]
         family, _, method = name.rpartition("-")
         assert family in FAMILIES
         assert config.sparsity.method == (None if method == "dense" else method)
@@ -28,7 +31,17 @@ def test_every_family_has_every_method_and_dense():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["dense", "chtss"])
 def test_what_is_written_reads_back_the_same(family, method):
-    preset = f"{family}-{method}"
+    reads_back(f"{family}-{method}")
+
+
+@pytest.mark.parametrize(
+    "preset", [f"llama-60m-c4-{method}" for method in LOW_RANK["llama-60m-c4"]]
+)
+def test_what_is_written_of_low_rank_reads_back_the_same(preset):
+    reads_back(preset)
+
+
+def reads_back(preset):
     text = yaml.safe_dump(asdict(PRESETS[preset]))
     assert configured(preset, yaml.safe_load(text)) == PRESETS[preset]
 

@@ -29,9 +29,9 @@ def digits(method, layout="auto", **training):
     )
 
 
-def llama(tmp_path, **training):
+def llama(tmp_path, method="chts", **training):
     (tmp_path / "text.txt").write_text("the cat sat on the mat. the dog ate the hat. " * 400)
-    config = PRESETS["llama-9m-pydoc-chts"]
+    config = PRESETS[f"llama-9m-pydoc-{method}"]
     return replace(
         config,
         data=replace(config.data, train=str(tmp_path / "text.txt"), tokenizer="bytes", length=64),
@@ -59,6 +59,18 @@ def test_a_llama_learns(training, compile, tmp_path):
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["train_loss"] for line in lines]
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("method", ["chtsl", "naive", "sltrain"])
+@pytest.mark.parametrize("training", [{}, {"precision": "bf16"}, {"precision": "bf16-pure"}])
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_llama_of_two_branches_learns(method, training, compile, tmp_path):
+    train(llama(tmp_path, method, compile=compile, **training), tmp_path / "r")
+    lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["train_loss"] for line in lines]
+    assert losses[-1] < 0.8 * losses[0]
+    ratios = json.loads((tmp_path / "r" / "cancellation.jsonl").read_text().splitlines()[-1])
+    assert all(0 < ratio < 1 for ratio in ratios["layers"].values())
 
 
 def test_dropout_begins_every_step_as_a_function_of_the_seed():

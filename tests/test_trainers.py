@@ -344,7 +344,7 @@ IDS = torch.randint(0, 32, (96, 8), generator=torch.Generator().manual_seed(0))
 TEXT = [{"input_ids": row, "labels": row} for row in IDS]
 
 
-def llama(method="chts", layout="csr", seed=0):
+def llama_dense(seed=0):
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=32,
@@ -355,9 +355,12 @@ def llama(method="chts", layout="csr", seed=0):
         bos_token_id=0,
         eos_token_id=1,
     )
-    model = transformers.LlamaForCausalLM(config)
+    return transformers.LlamaForCausalLM(config)
+
+
+def llama(method="chts", layout="csr", seed=0):
     return dst.sparsify(
-        model, 0.2, include="model.layers.*", method=method, layout=layout, seed=seed
+        llama_dense(seed), 0.2, include="model.layers.*", method=method, layout=layout, seed=seed
     )
 
 
@@ -384,6 +387,36 @@ def hugging_face_trainer(folder, model, *callbacks, optimizers=(None, None), **s
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def test_the_alignment_loss_in_hugging_faces_trainer(tmp_path):
+    """As the README has it: accumulated gradients are those of the whole batch."""
+
+    class AlignedTrainer(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **options):
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
+            loss = loss + align() / self.args.gradient_accumulation_steps
+            return (loss, outputs) if return_outputs else loss
+
+    trained, losses = [], []
+    for parts in (1, 4):
+        model = dst.sparsify(
+            llama_dense(), 0.2, include="model.layers.*", rank=2, layout="csr", init="keep"
+        )
+        align = dst.Alignment(model, weight=3.0)
+        args = transformers.TrainingArguments(
+            str(tmp_path / str(parts)), max_steps=3, per_device_train_batch_size=8 // parts,
+            gradient_accumulation_steps=parts, learning_rate=0.01, save_strategy="no",
+            logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = AlignedTrainer(model=model, args=args, train_dataset=TEXT, eval_dataset=TEXT[:8])
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        trained.append(model.state_dict())
+        losses.append(trainer.evaluate()["eval_loss"])
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=1e-3, atol=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(("method", "layout"), [CASES[0], CASES[1], CASES[3]])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import topo
 from dst.config import Config, require
+from dst.densify import Sum
 from dst.tasks.cross_entropy import summed_cross_entropy
 from dst.tasks.task import Batch, Score, Task
 from dst.tasks.text_sources import TextSource, named, of_files, token_parts
@@ -278,8 +279,12 @@ class Language(Task):
         return {"valid_loss": loss.item(), "valid_perplexity": loss.exp().item()}
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """What `AutoModelForCausalLM` and `AutoTokenizer` load."""
-        whole: Any = model
+        """What `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+        Where layers have an activation between factors of low rank, a file of code goes along:
+        ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)``.
+        """
+        whole: Any = with_code(model)
         whole.save_pretrained(folder)
         self.tokenizer.hugging_face(self.config.data.length).save_pretrained(folder)
 
@@ -321,6 +326,31 @@ class Language(Task):
         row = rows.batch(np.zeros(1, np.int64))
         row.inputs["targets"] = torch.full_like(row.inputs["targets"], -100)
         return Batch(row.inputs, 0)
+
+
+def with_code(model: Any) -> Any:
+    """A LLaMA whose class knows its layers, if they are no longer those of any LLaMA."""
+    made: dict[str, Any] = {
+        name: layer
+        for name, layer in model.named_modules()
+        if name.endswith("_proj") and not isinstance(layer, nn.Linear)
+    }
+    if not made:
+        return model
+    from dst.tasks.modeling_low_rank import LowRankLlama, LowRankLlamaConfig
+
+    alone = [name for name, layer in made.items() if not isinstance(layer, Sum)]
+    branches: dict[str, Any] = {
+        name: layer[1] if isinstance(layer, Sum) else layer for name, layer in made.items()
+    }
+    ranks = {name: branch[0].out_features for name, branch in branches.items()}
+    config = LowRankLlamaConfig(ranks, alone, **model.config.to_dict())
+    config._attn_implementation = model.config._attn_implementation
+    LowRankLlamaConfig.register_for_auto_class()
+    LowRankLlama.register_for_auto_class("AutoModelForCausalLM")
+    whole = LowRankLlama(config)
+    whole.load_state_dict(model.state_dict())
+    return whole.eval()
 
 
 def cut_tail(tokens: Any, share: float, end: int) -> tuple[Any, Any]:

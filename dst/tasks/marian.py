@@ -100,8 +100,19 @@ def export_marian(
     beams : int
     longest : int
         Tokens of a sentence at most.
+
+    Raises
+    ------
+    ValueError
+        If a layer is no longer one matrix.
     """
     library = _library()
+    odd = [name for name, module in model.named_modules() if isinstance(module, nn.Sequential)]
+    if odd:
+        raise ValueError(
+            f"{odd[0]!r} has an activation between factors of low rank: Hugging Face has no such "
+            "Marian; one that is trained with low_rank.form linear or sltrain has"
+        )
     model.generation_config.update(
         num_beams=beams,
         max_length=longest + 1,
