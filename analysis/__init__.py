@@ -17,6 +17,7 @@ if getattr(topo, "__version__", None) != __version__:
         "epitopo's own, reinstall epitopo"
     )
 
+from analysis.cancellation import cancellation_figure, cancellation_table, draw_cancellation
 from analysis.measures import (
     MEASURES,
     LayerState,
@@ -32,6 +33,7 @@ from analysis.report import write_report
 from analysis.runs import Run, RunError, by_data, find_runs
 from analysis.scaling import draw_scaling
 from analysis.significance import paired_tests, win_rates
+from analysis.splits import draw_splits, split_table, splits_figure
 from analysis.table import compare, format_table
 from analysis.zero_shot import zero_shot_table
 
@@ -44,9 +46,13 @@ __all__ = [
     "__version__",
     "active_neurons",
     "by_data",
+    "cancellation_figure",
+    "cancellation_table",
     "compare",
     "degrees",
+    "draw_cancellation",
     "draw_scaling",
+    "draw_splits",
     "elm_overlap",
     "find_runs",
     "format_table",
@@ -57,6 +63,8 @@ __all__ = [
     "published_zero_shot",
     "run_table",
     "score_cells",
+    "split_table",
+    "splits_figure",
     "summary",
     "win_rates",
     "write_report",

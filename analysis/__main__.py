@@ -6,15 +6,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from analysis import __version__
+from analysis.figure_files import FIGURES
 from analysis.papers import run_table
 from analysis.papers_text import factor_text, papers_text
 from analysis.report import write_report
 from analysis.runs import Run, by_data, find_runs
-from analysis.scaling import draw_scaling
 from analysis.table import compare, format_table
 from analysis.text_tables import FORMATS
 from analysis.zero_shot import zero_shot_text
@@ -44,7 +43,8 @@ def _run(arguments: Sequence[str]) -> None:
         raise ValueError(explain_choice(str(error))) from None
     chosen = options[options.command]
     if options.command == "figure":
-        print(f"figure: {draw_scaling(pd.read_csv(chosen.table), chosen.out)}")
+        out = chosen.out or f"{chosen.figure}.svg"
+        print(f"figure: {FIGURES[chosen.figure](chosen.inputs, out)}")
         return
     groups = find_runs(chosen.runs)
     if options.command == "table":
@@ -107,11 +107,22 @@ def _parser() -> ArgumentParser:
         else:
             _add_table_options(sub)
         commands.add_subcommand(name, sub, help=text)
-    figure = ArgumentParser(exit_on_error=False, description="Draw the table of a benchmark.")
-    figure.add_argument("name", choices=["scaling"], help="Which figure.")
-    figure.add_argument("table", help="CSV file of `epitopo bench scaling --out`.")
-    figure.add_argument("--out", default="scaling.svg", help="Vector or PNG file to write.")
-    commands.add_subcommand("figure", figure, help="Draw the table of a benchmark.")
+    text = "Draw a figure of runs, or of a benchmark."
+    figure = ArgumentParser(exit_on_error=False, description=text)
+    figure.add_argument(
+        "figure",
+        choices=list(FIGURES),
+        help="Which: scaling (time and memory of link prediction), cancellation (of the branches "
+        "of layers with low rank), splits (scores over the share of low rank).",
+    )
+    figure.add_argument(
+        "inputs",
+        nargs="+",
+        help="Run folders, or folders of run folders; of scaling, the CSV file of `epitopo bench "
+        "scaling --out`.",
+    )
+    figure.add_argument("--out", help="File to write, .svg, .pdf or .png; default: FIGURE.svg.")
+    commands.add_subcommand("figure", figure, help=text)
     return parser
 
 

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from scipy import sparse
 from scipy.special import zeta
 
 from analysis.power_law import PowerLaw
+from topo.files import write_atomically
 
-__all__ = ["COLOURS", "adjacency", "curves", "degree_distribution", "style"]
+__all__ = [
+    "COLOURS",
+    "adjacency",
+    "cancellation",
+    "curves",
+    "degree_distribution",
+    "depth_colours",
+    "save",
+    "splits",
+    "style",
+]
 
 #: Okabe and Ito's palette: told apart with every common colour vision deficiency.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+_MARKERS = "osD^vP"
 
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -54,6 +72,25 @@ def style() -> Iterator[None]:
     """The look of all figures: ``with style(): ...``."""
     with rc_context(_STYLE):
         yield
+
+
+def save(figure: Figure, out: str | os.PathLike[str]) -> Path:
+    """Write a figure as a whole, the same bytes every time.
+
+    Raises
+    ------
+    ValueError
+        If the file's ending is that of no format.
+    """
+    file = Path(out)
+    kind = file.suffix[1:].lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{file} must end in .svg, .pdf or .png, so that its format is known")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=undated)
+    write_atomically(file, buffer.getvalue())
+    return file
 
 
 def curves(data: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str = "method") -> Axes:
@@ -174,4 +211,69 @@ def degree_distribution(
         x, y = (np.concatenate(values) for values in zip(*drawn, strict=True))
         ax.set_xlim(x.min() / 1.15, x.max() * 1.15)
         ax.set_ylim(y.min() / 1.4, 1.3)
+    return ax
+
+
+def depth_colours(blocks: int) -> ScalarMappable:
+    """A colour for each block of a network, by its number, dark to light.
+
+    Viridis without its lightest part, which is faint on white: its lightness tells blocks apart
+    with every colour vision, and in grey.
+    """
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.88, blocks)))
+    return ScalarMappable(BoundaryNorm(np.arange(blocks + 1) - 0.5, blocks), colours)
+
+
+def cancellation(
+    data: pd.DataFrame, ax: Axes, *, colours: ScalarMappable, mean: pd.DataFrame | None = None
+) -> Axes:
+    """Draw the overlap cancellation ratio of one projection: a line per block, and their mean.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Columns block (its number), step, overlap_cancellation_ratio.
+    ax : Axes
+    colours : ScalarMappable
+        From `depth_colours`.
+    mean : DataFrame, optional
+        Columns step, overlap_cancellation_ratio: the thick line, labelled "mean of the blocks".
+    """
+    y = "overlap_cancellation_ratio"
+    for block, line in data.groupby("block"):
+        marker = "o" if len(line) == 1 else ""
+        colour = colours.to_rgba(float(block))  # type: ignore[arg-type]
+        label = f"block {block}"
+        ax.plot(line["step"], line[y], color=colour, lw=1.1, marker=marker, ms=4, label=label)
+    if mean is not None:
+        marker = "D" if len(mean) == 1 else ""
+        label = "mean of the blocks"
+        ax.plot(mean["step"], mean[y], color=COLOURS[5], lw=2.8, marker=marker, ms=5, label=label)
+    return ax
+
+
+def splits(data: pd.DataFrame, ax: Axes, *, by: str = "method") -> Axes:
+    """Draw scores over the share of low rank in a budget, a line per method.
+
+    Parameters
+    ----------
+    data : DataFrame
+        Columns `by`, share (in [0, 1]), score and score_std (NaN: no error bar).
+    ax : Axes
+    by : str
+        The column that tells the lines apart.
+    """
+    for i, (label, line) in enumerate(data.groupby(by, sort=False)):
+        ax.errorbar(
+            line["share"],
+            line["score"],
+            yerr=line["score_std"] if line["score_std"].notna().any() else None,
+            color=COLOURS[i % len(COLOURS)],
+            ls=_DASHES[(i + i // len(COLOURS)) % len(_DASHES)],
+            marker=_MARKERS[i % len(_MARKERS)],
+            ms=5,
+            capsize=3,
+            elinewidth=1.0,
+            label=str(label),
+        )
     return ax

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.methods import method_place
 from analysis.published import published_result, published_results
-from analysis.runs import METHOD_NAMES, Run
+from analysis.runs import Run
 from topo.names import unknown
 
-__all__ = ["DENSE", "METHOD", "find_factor", "paper_table", "run_table", "score_cells"]
+__all__ = ["METHOD", "find_factor", "paper_table", "run_table", "score_cells"]
 
 METHOD = "sparsity.method"
-DENSE = "dense"
 _SETTING = ["data", "model", "sparsity"]
 
 
@@ -28,24 +28,25 @@ def run_table(runs: Iterable[Run]) -> pd.DataFrame:
         Columns
 
         - measure, higher_is_better, score
-        - data, model, sparsity (1 - the density that was set; NaN for dense networks), seed
+        - data, model, sparsity (`Run.sparsity`: of all branches; NaN for dense networks), seed
         - method: the method's name; where runs of a method on the same data, model and sparsity
           differ in other settings, those are named, too: "CHTs (topology=scale_free)"
+        - key: by which published results are found ("dense", "chts", "chtsl")
         - active_neuron_rate, training_flops (relative to dense), steps
         - every setting, as text, by its dotted key ("sparsity.topology"); missing ones are NaN
     """
     rows = []
     for run in runs:
         settings = {key: _text(value) for key, value in run.settings.items()}
-        dense = run.config["sparsity"]["method"] is None
         rows.append(
             {
                 "measure": run.measure,
                 "higher_is_better": run.higher_is_better,
                 "data": run.data,
                 "model": run.model,
-                "sparsity": np.nan if dense else _sparsity(run),
+                "sparsity": run.sparsity,
                 "method": run.method,
+                "key": run.branches.key,
                 "seed": run.seed,
                 "score": run.score,
                 "active_neuron_rate": float(run.summary["active_neuron_rate"]),
@@ -85,7 +86,6 @@ def paper_table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, group in runs.groupby(["method", *_SETTING], dropna=False, sort=False):
         first = group.iloc[0]
-        key = DENSE if first[METHOD] == "none" else first[METHOD]
         steps = round(group["steps"].mean())
         beside = published_result(
             results,
@@ -93,7 +93,7 @@ def paper_table(runs: pd.DataFrame) -> pd.DataFrame:
             data=first["data"],
             model=first["model"],
             sparsity=first["sparsity"],
-            method=key,
+            method=first["key"],
             steps=steps,
         )
         rows.append(
@@ -123,8 +123,7 @@ def paper_table(runs: pd.DataFrame) -> pd.DataFrame:
     table.insert(6, "best", sparse & best & (rivals.transform("count") > 1))
     dense = gain.where(~sparse).groupby([table["data"], table["model"]]).transform("max")
     table.insert(7, "better_than_dense", sparse & (gain > dense.fillna(np.inf)))
-    known = {name: place for place, name in enumerate(METHOD_NAMES.values())}
-    place = table["method"].map(lambda name: known.get(name.split(" (")[0], len(known)))
+    place = table["method"].map(lambda name: method_place(name.split(" (")[0]))
     return table.loc[place.sort_values(kind="stable").index].reset_index(drop=True)
 
 
@@ -147,7 +146,7 @@ def score_cells(runs: pd.DataFrame, by: str = METHOD) -> pd.DataFrame:
     """
     if by == METHOD:
         return _by_method(runs)
-    sparse = runs[runs[METHOD] != "none"]
+    sparse = runs[runs["sparsity"].notna()]
     settings = [c for c in _settings(runs) if c != by]
     index = [c for c in settings if sparse[c].nunique(dropna=False) > 1] + ["seed"]
     return _wide(sparse, index, by)
@@ -189,11 +188,12 @@ def _by_method(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _wide(runs: pd.DataFrame, index: Sequence[str], columns: str) -> pd.DataFrame:
-    keys = [runs[c].fillna("none") for c in index]
-    order = runs[columns].unique()
+    # runs may lack a setting: those without low rank have set none of it
+    keys = [runs[c].fillna("none") for c in [*index, columns]]
+    order = keys[-1].unique()
     if runs.empty:
         return pd.DataFrame()
-    return runs.groupby([*keys, runs[columns]])["score"].mean().unstack()[list(order)]
+    return runs.groupby(keys)["score"].mean().unstack()[list(order)]
 
 
 def _told_apart(runs: pd.DataFrame) -> list[str]:
@@ -212,13 +212,6 @@ def _told_apart(runs: pd.DataFrame) -> list[str]:
                 told = ", ".join(f"{n}={v}" for n, v in zip(names, row, strict=True))
                 labels[i] = f"{method} ({told})"
     return labels
-
-
-def _sparsity(run: Run) -> float:
-    """As it was set, since a layer's own differs by the rounding of link counts."""
-    set_to = run.config["sparsity"].get("density")
-    density = set_to if isinstance(set_to, (int, float)) else run.summary["density"]
-    return round(1 - density, 6)
 
 
 def _text(value: object) -> str:

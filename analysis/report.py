@@ -11,6 +11,7 @@ import yaml
 
 import topo
 from analysis import figures
+from analysis.cancellation import MEANING, cancellation_item
 from analysis.forms import form
 from analysis.learning_curves import learning_curves
 from analysis.page import PAGE, Item, html_table, sections
@@ -27,7 +28,8 @@ Groups = Mapping[str, Sequence[Run]]
 def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
     """Write the report of some runs as one HTML file that needs nothing else.
 
-    For every data set: the comparison table, learning curves, density, ELM overlap and active
+    For every data set: the comparison table, learning curves, cancellation of the two branches of
+    layers with low rank, density, ELM overlap and active
     neuron rate over the updates, adjacency pictures at the start and the end, degree distributions
     with the power-law fit where there is one; and how to make it all again.
 
@@ -58,7 +60,12 @@ def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
 
 
 def _items(groups: Groups) -> list[Item]:
-    return [_comparison(groups), learning_curves(groups), *topology_items(groups)]
+    return [
+        _comparison(groups),
+        learning_curves(groups),
+        *cancellation_item(groups),
+        *topology_items(groups),
+    ]
 
 
 _WHICH = {  # model the score is of
@@ -68,9 +75,17 @@ _WHICH = {  # model the score is of
 }
 _DENSE = {"samples": "the classifier stays", "tokens": "embeddings and the output layer stay"}
 
+_LOW_RANK = (
+    "Density, links and what follows from them are of the sparse branch alone; weights kept: links "
+    "and low rank, of the dense layers' weights. OCR of Q, K: mean over the blocks, at the last "
+    f"step that was logged, of the {MEANING}."
+)
+
 
 def _comparison(groups: Groups) -> Item:
     first = next(iter(groups.values()))[0]
+    table = compare(groups)
+    low_rank = f"{_LOW_RANK} " if "total_density" in table else ""
     several = max(len(runs) for runs in groups.values()) > 1
     notes = ["mean ± standard deviation over runs that differ in the seed"] * several
     if first.unit == "samples":
@@ -86,9 +101,9 @@ def _comparison(groups: Groups) -> Item:
         f"Density, links, active neurons and overlap are of the {layers} layers, "
         f"{_DENSE[first.unit]} dense. Active neurons: share that has a link after network "
         "percolation. ELM overlap: share of regrown links that the same update had removed, mean "
-        "over layers and updates. Training seconds, without evaluation, and "
+        f"over layers and updates. {low_rank}Training seconds, without evaluation, and "
         f"{first.unit} per second are the only columns that differ between identical runs.",
-        html_table(format_table(compare(groups))),
+        html_table(format_table(table)),
     )
 
 
@@ -127,15 +142,15 @@ def _page(parts: Mapping[str, Groups], body: str) -> str:
 def _about(groups: Groups) -> str:
     """A sentence: how many runs of what on which data, and how sparse."""
     runs = [run for group in groups.values() for run in group]
-    densities = sorted({r.summary["density"] for r in runs if r.summary["density"] < 1})
-    sparsity = _all(f"{100 * (1 - d):.3g} %" for d in densities)
+    sparsities = {r.sparsity for r in runs if r.sparsity > 0}  # not those of dense ones, NaN
+    sparsity = _all(f"{100 * s:.3g} %" for s in sparsities)
     hidden = {", ".join(map(str, r.config["model"].get("hidden", ()))) for r in runs}
     models = (
         f"multilayer perceptrons with hidden layers of {_all(hidden, ' or ')} neurons"
         if all(hidden)
         else _all(r.model for r in runs)
     )
-    sparse = f"; the sparse ones at {sparsity} sparsity" if densities else ""
+    sparse = f"; the sparse ones at {sparsity} sparsity" if sparsities else ""
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} of {models} on the data set "
         f"{_all(r.data for r in runs)}{sparse}."

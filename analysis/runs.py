@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 import topo
 from analysis.forms import Form, form
+from analysis.methods import Branches, method_place
+from analysis.run_files import RunError, damaged, parse_config, parse_lines, parse_ratios, read
 from topo.names import flat
 
-__all__ = ["METHOD_NAMES", "Run", "RunError", "by_data", "find_runs"]
+__all__ = ["Run", "RunError", "by_data", "find_runs"]
 
 _CONFIG = {
     "preset": None,
@@ -43,24 +44,6 @@ _LLAMAS = {
     (2048, 24): "llama-1b",
 }
 _FAMILIES = {"test_bleu": "transformer", "valid_perplexity": "llama"}
-METHOD_NAMES: dict[str | None, str] = {
-    None: "dense",
-    "static": "static",
-    "set": "SET",
-    "rigl": "RigL",
-    "mest": "MEST",
-    "gmp": "GMP",
-    "granet": "GraNet",
-    "cht": "CHT",
-    "chts": "CHTs",
-    "chts_gmp": "CHTs(GMP)",
-    "chtss": "CHTss",
-}
-"""Methods as the papers write them, in the order of tables."""
-
-
-class RunError(ValueError):
-    """A run directory that is missing, unfinished or damaged."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ class Run:
         ``summary.json``: the score and what it cost.
     metrics : DataFrame
         ``metrics.jsonl``: a row per logged step.
-    history : topo.History, or None for a dense run.
+    history : topo.History, or None for a run without links.
     """
 
     path: Path
@@ -98,15 +81,15 @@ class Run:
             raise RunError(f"no run in {folder}: no such folder")
         if not (folder / "summary.json").is_file():
             raise RunError(f"no finished run in {folder}: it has no summary.json")
-        config = _read(folder / "config.yaml", yaml.safe_load, _CONFIG)
-        summary = _read(folder / "summary.json", json.loads, _SUMMARY)
-        metrics = _read(folder / "metrics.jsonl", _lines, dict.fromkeys(_METRICS))
+        config = read(folder / "config.yaml", parse_config, _CONFIG)
+        summary = read(folder / "summary.json", json.loads, _SUMMARY)
+        metrics = read(folder / "metrics.jsonl", parse_lines, dict.fromkeys(_METRICS))
         return cls(folder, config, summary, metrics)
 
     @cached_property
     def history(self) -> topo.History | None:
-        """The topology over time; None for a dense run."""
-        if self.config["sparsity"]["method"] is None:
+        """The topology over time; None for a network that is dense, or of low rank alone."""
+        if self.branches.sparse is None:
             return None
         return topo.History.open(self.path / "topology")
 
@@ -116,10 +99,40 @@ class Run:
         return int(self.config["seed"])
 
     @property
+    def branches(self) -> Branches:
+        """What its layers are made of."""
+        return Branches.of(self.config)
+
+    @property
     def method(self) -> str:
         """The method's name as the papers write it."""
-        name = self.config["sparsity"]["method"]
-        return METHOD_NAMES.get(name, str(name))
+        return self.branches.name
+
+    @property
+    def sparsity(self) -> float:
+        """1 - the share of the dense layers' weights that was set; NaN for a dense network.
+
+        A branch of low rank counts. Where its rank was set, and not the budget of both branches,
+        this is what the two came to, to three digits.
+        """
+        if self.branches.dense:
+            return float("nan")
+        low_rank = self.config.get("low_rank") or {}
+        if low_rank.get("rank") is not None:
+            return round(1 - self.total_density, 3)
+        # a layer's own density differs by the rounding of link counts
+        density = self.config["sparsity"].get("density")
+        set_to = density if isinstance(density, (int, float)) else self.summary["density"]
+        return round(1 - set_to, 6)
+
+    @property
+    def total_density(self) -> float:
+        """Share of the dense layers' weights that links and low rank came to."""
+        if self.branches.low_rank is None:  # older runs have one density
+            return float(self.summary.get("total_density", self.summary["density"]))
+        if "total_density" not in self.summary:
+            damaged(self.path / "summary.json", "it has no 'total_density'")
+        return float(self.summary["total_density"])
 
     @property
     def data(self) -> str:
@@ -173,8 +186,33 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was set, by dotted key; the preset and the seed are not among it."""
-        return {k: v for k, v in flat(self.config).items() if k not in ("preset", "seed")}
+        """What was set, by dotted key; the preset and the seed are not among it.
+
+        Nor is what a network without low rank has set of it, which older runs lack.
+        """
+        return flat({k: v for k, v in self._shared.items() if k != "preset"})
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """The configuration that runs of a group share."""
+        idle = {"low_rank"} if self.branches.low_rank is None else set()
+        return {k: v for k, v in self.config.items() if k not in {"seed", *idle}}
+
+    @cached_property
+    def cancellation(self) -> pd.DataFrame | None:
+        """How much the two branches of each layer cancel each other, at every logged step.
+
+        Columns step, layer, overlap_cancellation_ratio (OCR: the share of the overlap of their
+        outputs in which these are of opposite signs, in [0, 1)); None for a run without two
+        branches.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged.
+        """
+        file = self.path / "cancellation.jsonl"
+        return read(file, parse_ratios) if file.is_file() else None
 
     @cached_property
     def zero_shot(self) -> pd.DataFrame | None:
@@ -189,9 +227,9 @@ class Run:
         if not file.is_file():
             return None
         mend = "evaluate the run again"
-        tasks = _read(file, json.loads, {}, mend)
+        tasks = read(file, json.loads, {}, mend)
         keys = {task: dict.fromkeys(_ZERO_SHOT) for task in tasks}
-        content = _read(file, json.loads, keys, mend)
+        content = read(file, json.loads, keys, mend)
         return pd.DataFrame.from_dict(content, orient="index")
 
 
@@ -215,14 +253,8 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> dict[str, list[Run]]:
         folders |= {p.resolve(): p for p in (below or [path])}
     groups: dict[str, list[Run]] = {}
     for run in map(Run.open, folders.values()):
-        shared = {k: v for k, v in run.config.items() if k != "seed"}
-        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
-    known = list(METHOD_NAMES.values())
-    ordered = sorted(
-        groups.values(),
-        key=lambda g: known.index(g[0].method) if g[0].method in known else len(known),
-    )
-    return _labelled(ordered)
+        groups.setdefault(json.dumps(run._shared, sort_keys=True), []).append(run)
+    return _labelled(sorted(groups.values(), key=lambda group: method_place(group[0].method)))
 
 
 def by_data(groups: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, list[Run]]]:
@@ -266,34 +298,8 @@ def _labelled(groups: Sequence[list[Run]]) -> dict[str, list[Run]]:
 
 
 def _sparsity(run: Run) -> str:
-    return f"{100 * (1 - run.config['sparsity'].get('density', 0.0)):.4g} %"
+    return f"{100 * run.sparsity:.4g} %"
 
 
 def _path(run: Run) -> str:
     return str(run.path)
-
-
-def _lines(text: str) -> pd.DataFrame:
-    return pd.DataFrame([json.loads(line) for line in text.splitlines()])
-
-
-def _read(
-    file: Path,
-    parse: Callable[[str], Any],
-    keys: Mapping[str, Any],
-    mend: str = "train the run again",
-) -> Any:
-    """Parse a file and see that it holds what is read from it, nested keys included."""
-    try:
-        content = parse(file.read_text())
-        todo = [(content, keys)]
-        while todo:
-            part, wanted = todo.pop()
-            missing = [key for key in wanted if key not in part]
-            if missing:
-                raise ValueError(f"it has no {missing[0]!r}")
-            todo += [(part[key], inner) for key, inner in wanted.items() if inner]
-    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{file} is damaged ({reason}): {mend}") from None
-    return content

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures import curves, style
+from analysis.figures import curves, save, style
 
 __all__ = ["draw_scaling"]
 
@@ -45,7 +45,6 @@ def draw_scaling(table: pd.DataFrame, out: str | os.PathLike[str]) -> Path:
             f"the table has no column {', '.join(sorted(missing))}: "
             "it is to be that of `epitopo bench scaling --out FILE.csv`"
         )
-    file = Path(out)
     sweeps = table["sweep"].unique()
     with style():
         figure = Figure(figsize=(3.1 * len(sweeps), 5.2), layout="constrained")
@@ -70,7 +69,4 @@ def draw_scaling(table: pd.DataFrame, out: str | os.PathLike[str]) -> Path:
             ax.set_ylabel(label)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        if file.suffix[1:] not in figure.canvas.get_supported_filetypes():
-            raise ValueError(f"{file} must end in .svg, .pdf or .png, so that its format is known")
-        figure.savefig(file, metadata={"Date": None} if file.suffix in (".svg",) else None)
-    return file
+        return save(figure, out)

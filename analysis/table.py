@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.cancellation import final_cancellation
 from analysis.forms import form
 from analysis.measures import elm_overlap
 from analysis.runs import Run, RunError
@@ -30,13 +31,22 @@ def compare(groups: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
         seeds; NaN where nothing evolves), links, seconds (of training), unit, and items_per_second
         (samples or tokens, as the unit says). Means over seeds.
 
+        Where any of the runs has low rank, after density total_density (share of the dense layers'
+        weights that links and low rank came to), and after elm_overlap cancellation (overlap
+        cancellation ratio of Q and K at the last logged step, mean over blocks; NaN without two
+        branches in them).
+
     Raises
     ------
     RunError
         If the runs have different scores.
     """
+    low_rank = any(r.branches.low_rank is not None for runs in groups.values() for r in runs)
     rows = []
     for label, runs in groups.items():
+        kept = {"total_density": np.mean([r.total_density for r in runs])} if low_rank else {}
+        cancelled = {"cancellation": final_cancellation(runs)} if low_rank else {}
+        linked = runs[0].branches.dense or runs[0].branches.sparse  # low rank alone is not
         scores = np.array([run.score for run in runs])
         overlaps = [
             elm_overlap(r.history)["elm_overlap"].mean() for r in runs if r.history is not None
@@ -50,8 +60,10 @@ def compare(groups: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
                 "score": scores.mean(),
                 "score_std": scores.std(ddof=1) if len(runs) > 1 else np.nan,
                 "density": _mean(runs, "density"),
-                "active_neuron_rate": _mean(runs, "active_neuron_rate"),
+                **kept,
+                "active_neuron_rate": _mean(runs, "active_neuron_rate") if linked else np.nan,
                 "elm_overlap": float(np.mean(overlaps)) if overlaps else np.nan,
+                **cancelled,
                 "links": round(_mean(runs, "links")),
                 "seconds": np.mean([r.summary["run"]["seconds"] for r in runs]),
                 "unit": runs[0].unit,
@@ -67,12 +79,14 @@ def compare(groups: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
     """The same table for people: percentages, units, a dash where there is nothing."""
 
-    def cell(row: pd.Series, column: str, form: str) -> str:
-        value = row[column]
+    def cell(value: float, form: str) -> str:
         return "–" if pd.isna(value) else form.format(value)
 
+    low_rank = "total_density" in table
     rows = []
     for _, row in table.iterrows():
+        kept = {"weights kept (%)": f"{100 * row['total_density']:.2f}"} if low_rank else {}
+        cancelled = {"OCR of Q, K": cell(row["cancellation"], "{:.3f}")} if low_rank else {}
         score = form(row["measure"])
         rows.append(
             {
@@ -80,8 +94,10 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
                 "runs": row["runs"],
                 score.heading: score.text(row["score"], row["score_std"]),
                 "density (%)": f"{100 * row['density']:.2f}",
-                "active neurons (%)": f"{100 * row['active_neuron_rate']:.1f}",
-                "ELM overlap": cell(row, "elm_overlap", "{:.3f}"),
+                **kept,
+                "active neurons (%)": cell(100 * row["active_neuron_rate"], "{:.1f}"),
+                "ELM overlap": cell(row["elm_overlap"], "{:.3f}"),
+                **cancelled,
                 "links": f"{row['links']:,}",
                 "training (s)": f"{row['seconds']:.1f}",
                 f"{row['unit']}/s": f"{row['items_per_second']:,.0f}",

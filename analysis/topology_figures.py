@@ -96,7 +96,12 @@ def _over_time(run: Run) -> pd.DataFrame:
 
 def _evolution(groups: Groups) -> Item:
     rows = []
-    for label, runs in groups.items():
+    shown = {  # low rank alone has no links
+        label: runs
+        for label, runs in groups.items()
+        if runs[0].branches.dense or runs[0].history is not None
+    }
+    for label, runs in shown.items():
         for run in runs:
             rows.append(_over_time(run).assign(method=label, seed=run.seed))
     columns = ["density", "elm_overlap", "active_neuron_rate"]
@@ -124,15 +129,17 @@ def _evolution(groups: Groups) -> Item:
     for ax in axes:
         ax.set_xlabel("optimizer step")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    low_rank = any(runs[0].branches.low_rank is not None for runs in groups.values())
+    branches = " Branches of low rank are not counted." if low_rank else ""
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(max(low, -0.01), min(high, 1.005))
     add_legend(figure, axes[0], "best")
     return Item(
         "Figure",
         "The topology as it evolves",
-        f"{about_lines(groups)} Density and ELM overlap are means over the sparse layers, at the "
+        f"{about_lines(shown)} Density and ELM overlap are means over the sparse layers, at the "
         "start and after every update; a dense network has no updates, so no overlap. Panel c "
-        "counts the neurons of all sparse layers, those of their inputs, too.",
+        f"counts the neurons of all sparse layers, those of their inputs, too.{branches}",
         svg(figure, "density, ELM overlap and active neuron rate over optimizer steps"),
     )
 
