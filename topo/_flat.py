@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from topo._description import Description, describe
-from topo.adjacency import links
-from topo.network import Coupling, Network
+from topo.network import Network
+from topo.populations import neurons, number_populations
 
 __all__ = [
     "Flat",
@@ -44,24 +44,20 @@ def flatten(network: Network | sparse.csr_array) -> Flat:
     """All neurons and links of a network with their attributes, as `topo.exchange` names them."""
     network = as_network(network)
     shapes = {name: a.shape for name, a in network.layers.items()}
-    population = _populations(shapes, network.couplings)
+    population, start, source, target = neurons(network)
+    sizes = np.diff(start)
     first: dict[int, tuple[str, int]] = {}
     for end, p in population.items():
         first.setdefault(p, end)
-    sizes = [shapes[name][side] for name, side in first.values()]
-    start = np.cumsum([0, *sizes])
     nodes: dict[str, list[Any]] = {
         "population": np.repeat(np.arange(len(sizes)), sizes).tolist(),
         "index": np.concatenate([np.arange(size) for size in sizes]).tolist(),
     }
     nodes["layer"] = [first[p][0] for p in nodes["population"]]
     nodes["side"] = [_SIDES[first[p][1]] for p in nodes["population"]]
-    source, target, edges = [], [], {"layer": list[Any]()}
-    for name, a in network.layers.items():
-        rows, cols = links(a)
-        source.append(start[population[name, 1]] + cols)
-        target.append(start[population[name, 0]] + rows)
-        edges["layer"] += [name] * a.nnz
+    edges: dict[str, list[Any]] = {
+        "layer": [name for name, a in network.layers.items() for _ in range(a.nnz)]
+    }
     weights = all_weights(network)
     if weights is not None:
         edges["weight"] = weights.astype(np.float64).tolist()
@@ -71,8 +67,8 @@ def flatten(network: Network | sparse.csr_array) -> Flat:
         parallel=len({(population[n, 1], population[n, 0]) for n in shapes}) < len(shapes),
         nodes=nodes,
         edges=edges,
-        source=np.concatenate(source),
-        target=np.concatenate(target),
+        source=source,
+        target=target,
     )
 
 
@@ -91,7 +87,7 @@ def unflatten(
             "graph, networkx.bipartite.biadjacency_matrix makes what topo.as_adjacency takes"
         )
     described = Description.parse(description)
-    number = _populations(described.shapes, described.couplings or ())
+    number = number_populations(described.shapes, described.couplings or ())
     population = integers("the node attribute 'population'", nodes["population"])
     index = integers("the node attribute 'index'", nodes["index"])
     code = codes(edges["layer"], described)
@@ -119,20 +115,6 @@ def unflatten(
         except (ValueError, TypeError) as error:
             raise ValueError(f"the edge attribute 'weight' must be a number: {error}") from None
     return by_layer(described, code, rows=index[target], cols=index[source], weights=weights)
-
-
-def _populations(
-    shapes: Mapping[str, tuple[int, int]], couplings: Iterable[Coupling]
-) -> dict[tuple[str, int], int]:
-    """Number the sets of neurons from input to output, by layer and axis of its adjacency."""
-    number = {end: i for i, end in enumerate((name, side) for name in shapes for side in (1, 0))}
-    for c in couplings:
-        together = [(n, 0) for n in c.outputs] + [(n, 1) for n in c.inputs]
-        if not c.rotary and len({shapes[name][side] for name, side in together}) == 1:
-            same = {number[end] for end in together}
-            number = {end: min(same) if p in same else p for end, p in number.items()}
-    rank = {p: i for i, p in enumerate(sorted(set(number.values())))}
-    return {end: rank[p] for end, p in number.items()}
 
 
 def by_layer(
