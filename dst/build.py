@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dst.downloads import registry
 from dst.graph import sparse_layers
 from dst.low_rank import LOW_RANKS, LowRank, LowRankLinear
 from dst.methods import Method, as_method
-from dst.schedules import Share, steady
+from dst.schedules import Schedule, Share, constant, delta, steady
 from dst.scores import LinkScore, importance, magnitude
 from dst.sparsify import factorize, linear_layers, sparsify
 from dst.tasks import Batch, Task
@@ -44,8 +45,20 @@ class Precision:
     autocast: bool = False
 
 
-REMOVALS: dict[str, LinkScore] = {"magnitude": magnitude, "importance": importance(alpha=0.0)}
-"""Scores of the links that stay, by the name in `dst.config.SparsityConfig`."""
+_STAYING: dict[str, LinkScore] = {"magnitude": magnitude, "importance": importance(alpha=0.0)}
+_SELECTIONS: dict[str, dict[str, Schedule]] = {
+    "": {},
+    "-soft": {"sharpness": delta(0.5, 0.75)},
+    "-hard": {"sharpness": constant(math.inf)},
+}
+REMOVALS: dict[str, dict[str, Any]] = {
+    score + how: {"score": _STAYING[score], **_SELECTIONS[how]}
+    for score in _STAYING
+    for how in _SELECTIONS
+}
+"""What a removal rule is changed to, by the name in `dst.config.SparsityConfig`."""
+
+_OPTIONS = {"beta": "small_world", "r": "receptive_field"}  # of which topology
 
 PRECISIONS = {
     "float32": Precision(torch.float32),
@@ -93,8 +106,8 @@ class Recipe:
         if sparsity.churn is not None and isinstance(method.churn, Share):
             method = replace(method, churn=method.churn.starting_at(sparsity.churn))
         if sparsity.removal is not None:
-            score = find(REMOVALS, sparsity.removal, "removal")
-            method = replace(method, removal=replace(method.removal, score=score))
+            changes = find(REMOVALS, sparsity.removal, "removal")
+            method = replace(method, removal=replace(method.removal, **changes))
         if sparsity.percolates is not None:
             method = replace(method, percolates=sparsity.percolates)
         self.method = method
@@ -113,6 +126,20 @@ class Recipe:
         calibrated = start.calibrated if self.task.calibration() is not None else None
         return self.config.sparsity.topology or calibrated or start.topology
 
+    @property
+    def _generator(self) -> Any:
+        """The topology by name, or with what was set of it."""
+        sparsity, name = self.config.sparsity, self.topology
+        options = {key: getattr(sparsity, key) for key in _OPTIONS}
+        given = {key: value for key, value in options.items() if value is not None}
+        for key in given:
+            if name != _OPTIONS[key]:
+                raise ValueError(
+                    f"sparsity.{key} is of the topology {_OPTIONS[key]}, and this run starts from "
+                    f"{name}: set sparsity.topology to {_OPTIONS[key]}, or leave {key} out"
+                )
+        return partial(topo.GENERATORS[str(name)], **given) if given else name
+
     def model(self) -> nn.Module:
         """A new model, the same every time, with sparse layers if there is a method."""
         torch.manual_seed(topo.stream(self.config.seed, "model"))
@@ -130,7 +157,7 @@ class Recipe:
                 rank=rank,
                 low_rank=self._form,
                 method=self.method,
-                topology=self.topology,
+                topology=self._generator,
                 calibration=self.task.calibration() if self.topology == "correlated" else None,
                 init=sparsity.init,
                 layout=sparsity.layout,

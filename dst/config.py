@@ -53,14 +53,19 @@ class SparsityConfig:
     churn : float or None
         Share of the links that the first update replaces, in [0, 1]; null is the method's own.
     removal : str or None
-        Score of the links that stay (magnitude, importance: relative, of the neurons' links); null
-        is the method's own.
+        Score of the links that stay (magnitude, importance: relative, of the neurons' links), with
+        -soft to sample by it and -hard to take the highest (magnitude-soft, ...); null is the
+        method's own.
     percolates : bool or None
         Whether links of inactive neurons go; null is the method's own.
     ramp : int
         Steps over which the learning rate rises anew at the start and after every update; 0: none.
     layout : str
         How the weights are stored (auto, csr, masked).
+    beta : float or None
+        Share of rewired links, in [0, 1], of the topology small_world; null: 0.25.
+    r : float or None
+        Blur of the fields, in [0, 1], of the topology receptive_field; null: 0.1.
     """
 
     method: str | None = None
@@ -73,12 +78,17 @@ class SparsityConfig:
     percolates: bool | None = None
     ramp: int = 0
     layout: str = "auto"
+    beta: float | None = None
+    r: float | None = None
 
     def __post_init__(self) -> None:
         require(0 < self.density <= 1, "sparsity.density", self.density, "in (0, 1]")
         _positive_or_null("sparsity.every", self.every)
         if self.churn is not None:
             require(0 <= self.churn <= 1, "sparsity.churn", self.churn, "in [0, 1]")
+        for key in ("beta", "r"):
+            if (value := getattr(self, key)) is not None:
+                require(0 <= value <= 1, f"sparsity.{key}", value, "in [0, 1]")
         require(self.ramp >= 0, "sparsity.ramp", self.ramp, "0 or more")
         if self.every is not None:
             most = f"at most sparsity.every ({self.every})"

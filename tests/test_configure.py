@@ -1,15 +1,18 @@
 """Presets, YAML and the command line."""
 
+import math
 from dataclasses import asdict, fields
 
 import pytest
 import torch
 import yaml
 
+import topo
 from dst.__main__ import main as dst
 from dst.build import REMOVALS, Recipe
 from dst.config import Config, OptimizerConfig
 from dst.configure import configured, preset_among
+from dst.graph import sparse_layers
 from dst.methods import METHODS
 from dst.presets import FAMILIES, LOW_RANK, PRESETS
 
@@ -98,12 +101,54 @@ def test_rules_of_the_method_can_be_set():
     config = configured("digits-chts", {"sparsity.removal": "importance"})
     config.sparsity.percolates = False
     recipe = Recipe(config, config.task(), torch.device("cpu"))
-    assert recipe.method.removal.score is REMOVALS["importance"]
+    assert recipe.method.removal.score is REMOVALS["importance"]["score"]
     assert recipe.method.removal.sharpness == METHODS["chts"].removal.sharpness
     assert METHODS["chts"].percolates
     assert not recipe.method.percolates
     assert PRESETS["fashion-mnist-chts"].sparsity.removal == "importance"
     assert PRESETS["mnist-chts"].sparsity.removal is None
+
+
+@pytest.mark.parametrize(
+    ("removal", "score", "at_start", "at_end"),
+    [
+        ("magnitude-soft", "magnitude", 1.0, 3.0),  # delta 0.5 to 0.75: T = delta / (1 - delta)
+        ("importance-soft", "importance", 1.0, 3.0),
+        ("magnitude-hard", "magnitude", math.inf, math.inf),
+    ],
+)
+def test_a_removal_rule_can_be_sharp_or_sampled(removal, score, at_start, at_end):
+    config = configured("digits-set", {"sparsity.removal": removal})
+    rule = Recipe(config, config.task(), torch.device("cpu")).method.removal
+    assert rule.score is REMOVALS[score]["score"]
+    assert rule.sharpness(0.0) == pytest.approx(at_start)
+    assert rule.sharpness(1.0) == pytest.approx(at_end)
+
+
+@pytest.mark.parametrize(
+    ("topology", "key", "value"), [("small_world", "beta", 0.9), ("receptive_field", "r", 0.6)]
+)
+def test_the_start_topology_takes_its_parameter(topology, key, value):
+    settings = {"sparsity.topology": topology, f"sparsity.{key}": value, "seed": 5}
+    config = configured("digits-set", settings)
+    model = Recipe(config, config.task(), torch.device("cpu")).model()
+    (name, layer), *_ = sparse_layers(model).items()
+    seed = topo.stream(5, "topology", name)
+    shape = layer.adjacency.shape
+    expected, usual = (
+        topo.GENERATORS[topology](*shape, config.sparsity.density, seed=seed, **given)
+        for given in ({key: value}, {})
+    )
+    assert (layer.adjacency != expected).nnz == 0
+    assert (layer.adjacency != usual).nnz > 0
+
+
+def test_a_parameter_of_another_topology_is_refused():
+    config = configured("digits-chts", {"sparsity.topology": "scale_free", "sparsity.beta": 0.5})
+    with pytest.raises(ValueError, match=r"sparsity.beta is of the topology small_world, and this"):
+        Recipe(config, config.task(), torch.device("cpu")).model()
+    with pytest.raises(ValueError, match=r"sparsity.r must be in \[0, 1\], not 1.5"):
+        configured("digits-chts", {"sparsity.r": 1.5})
 
 
 def test_two_presets_are_refused(tmp_path, capsys):
