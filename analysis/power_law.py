@@ -16,12 +16,13 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import erfcx, log_ndtr, zeta
 
-__all__ = ["PowerLaw", "power_law"]
+__all__ = ["LikelihoodRatio", "PowerLaw", "power_law"]
 
 MIN_TAIL = 50  # points at or above xmin
 MIN_DISTINCT = 10  # distinct degrees among them
 MAX_ALPHA = 4.0  # beyond: see the notes of `power_law`
 SIGNIFICANCE = 0.1  # a likelihood ratio counts below this p (Clauset et al., section 5)
+_ARTICLES = {"exponential": "an exponential", "lognormal": "a lognormal"}
 
 _MIN_CANDIDATE = 3  # distinct degrees; two are matched exactly by some alpha, whatever they are
 _LOG_TINY = 700.0  # zeta(alpha, xmin) ~ exp(-alpha log xmin) underflows beyond
@@ -29,6 +30,24 @@ _DEGREE_MAX = 2**52  # k - 1/2 is a float of its own up to here
 
 _Floats = npt.NDArray[np.float64]
 _Counts = npt.NDArray[np.int64]
+
+
+class LikelihoodRatio(NamedTuple):
+    """How a power law compares with another distribution on the same tail (Vuong's test).
+
+    Attributes
+    ----------
+    alternative : str
+        "exponential" or "lognormal".
+    ratio : float
+        Log-likelihood of the power law less that of the alternative: positive favours the former.
+    p : float
+        Chance of so large a ratio, of either sign, if both were as good.
+    """
+
+    alternative: str
+    ratio: float
+    p: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,8 @@ class PowerLaw:
         Degrees that are at least `xmin`.
     reasons : tuple of str
         Why there is no fit; empty where there is one.
+    comparisons : tuple of LikelihoodRatio
+        With the exponential and the lognormal; empty where the tail was turned down before.
     """
 
     alpha: float
@@ -55,11 +76,17 @@ class PowerLaw:
     ks: float
     tail: int
     reasons: tuple[str, ...] = ()
+    comparisons: tuple[LikelihoodRatio, ...] = ()
 
     @property
     def fits(self) -> bool:
         """Whether the degrees have a power-law tail."""
         return not self.reasons
+
+    def __str__(self) -> str:
+        if not self.fits:
+            return f"no power law: {'; '.join(self.reasons)}"
+        return f"power law, alpha = {self.alpha:.2f} from degree {self.xmin:g}, {self.tail} neurons"
 
 
 def power_law(degrees: npt.ArrayLike) -> PowerLaw:
@@ -123,6 +150,8 @@ def power_law(degrees: npt.ArrayLike) -> PowerLaw:
     >>> layer = topo.erdos_renyi(1568, 1568, 0.01, seed=0)
     >>> power_law(np.diff(layer.indptr)).reasons[0]
     'the tail (degrees from 25) has 26 points; a fit needs 50'
+    >>> print(power_law([7] * 30))
+    no power law: the degrees have 1 distinct values; a fit needs 10
     """
     positive = _checked(degrees)
     positive = positive[positive > 0]
@@ -136,12 +165,21 @@ def power_law(degrees: npt.ArrayLike) -> PowerLaw:
     if best is None:
         return _unfit("every tail is too steep for a power law: the degrees are nearly equal")
     reasons = _objections(best)
+    # of a tail that is too short or too steep, a likelihood ratio has nothing to decide
+    comparisons = () if reasons else _comparisons(best)
+    reasons += [
+        f"{_ARTICLES[c.alternative]} is preferred: log-likelihood ratio {c.ratio:.3g}, "
+        f"p = {c.p:.2g}"
+        for c in comparisons
+        if c.ratio < 0 and c.p < SIGNIFICANCE
+    ]
     return PowerLaw(
         alpha=np.nan if reasons else best.alpha,
         xmin=float(best.values[0]),
         ks=best.ks,
         tail=int(best.counts.sum()),
         reasons=tuple(reasons),
+        comparisons=comparisons,
     )
 
 
@@ -239,26 +277,22 @@ def _objections(tail: _Tail) -> list[str]:
             f"alpha would be {tail.alpha:.3g}, above {MAX_ALPHA:g}: the tails of random graphs "
             "are that steep"
         )
-    if reasons:
-        return reasons  # nothing left for a likelihood ratio to decide
-    return _preferred_alternatives(tail)
+    return reasons
 
 
-def _preferred_alternatives(tail: _Tail) -> list[str]:
+def _comparisons(tail: _Tail) -> tuple[LikelihoodRatio, ...]:
     from powerlaw import loglikelihood_ratio  # imports matplotlib: 0.8 s
 
     x, xmin = tail.values, tail.values[0]
     law = -tail.alpha * np.log(x) - np.log(zeta(tail.alpha, xmin))
-    alternatives = {"an exponential": _geometric(tail), "a lognormal": _lognormal(tail)}
-    reasons = []
-    for name, alternative in alternatives.items():
+    found = []
+    for name, alternative in (("exponential", _geometric(tail)), ("lognormal", _lognormal(tail))):
         with np.errstate(all="ignore"):  # equal likelihoods: 0 / 0
             ratio, p = loglikelihood_ratio(
                 np.repeat(law, tail.counts), np.repeat(alternative, tail.counts)
             )
-        if ratio < 0 and p < SIGNIFICANCE:
-            reasons.append(f"{name} is preferred: log-likelihood ratio {ratio:.3g}, p = {p:.2g}")
-    return reasons
+        found.append(LikelihoodRatio(name, float(ratio), float(p)))
+    return tuple(found)
 
 
 def _geometric(tail: _Tail) -> _Floats:

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import analysis
 import topo
+from analysis import bench as measure_bench
 from analysis import draw_scaling
 from analysis.__main__ import main as analyse
 from dst import bench, bench_graphs, bench_history, bench_low_rank, bench_scores
@@ -112,3 +114,26 @@ def test_layers_of_two_branches_are_timed(capsys):
     names = ["dense", "sparse", "CoLA", "two branches", "aligned", "aligned, measured"]
     assert [line[:20].rstrip() for line in lines[2:]] == names
     assert lines[2].split()[-1] == "1.00"
+
+
+def test_measures_are_timed_beside_networkx():
+    table = measure_bench.bench_measures((30, 20, 0.2), (20, 20, 0.3))
+    kinds = ["latapy", "robins_alexander", "opsahl", "path_length"]
+    assert table["measure"].tolist() == kinds * 2
+    assert (table["seconds"] > 0).all()
+    rival = table["measure"].isin(["latapy", "robins_alexander"]) & table["layer"].str.startswith(
+        "30"
+    )
+    assert table["networkx"].notna().tolist() == rival.tolist()
+    assert table.loc[rival, "speedup"].to_numpy() == pytest.approx(
+        (table["networkx"] / table["seconds"])[rival]
+    )
+
+
+def test_the_history_that_is_timed_loses_links_as_it_says(tmp_path):
+    history = measure_bench._history(tmp_path / "topology", 2)
+    assert history.steps == [0, 100, 200]
+    assert analysis.turnover(history)["turnover"].to_numpy() == pytest.approx(0.3, abs=1e-3)
+    assert {name: a.nnz for name, a in history.at(200).layers.items()} == {
+        name: a.nnz for name, a in history.at(0).layers.items()
+    }

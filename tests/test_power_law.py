@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import zeta
 
 import topo
 from analysis.power_law import PowerLaw, power_law
@@ -177,6 +178,30 @@ def test_lognormal_is_named_where_it_is_preferred():
     rng = np.random.default_rng(1)
     fits = [power_law(np.round(rng.lognormal(3, 1, 5000)).astype(int)) for _ in range(15)]
     assert any("a lognormal is preferred" in reason for fit in fits for reason in fit.reasons)
+
+
+def test_likelihood_ratios_are_those_of_powerlaw():
+    fit = power_law(zipf(2.5, 3000, seed=0))
+    assert fit.fits
+    assert [c.alternative for c in fit.comparisons] == ["exponential", "lognormal"]
+    exponential, lognormal = fit.comparisons
+    # a zipf tail: better described than by either
+    assert exponential.ratio > 0
+    assert exponential.p < 0.1
+    assert lognormal.ratio > 0
+    # the definition, written out: Vuong's normalised sum of the differences
+    degrees = np.sort(zipf(2.5, 3000, seed=0))
+    tail = degrees[degrees >= fit.xmin].astype(float)
+    law = -fit.alpha * np.log(tail) - np.log(zeta(fit.alpha, fit.xmin))
+    q = 1 / (1 + (tail - fit.xmin).mean())
+    difference = law - (np.log(q) + (tail - fit.xmin) * np.log1p(-q))
+    z = difference.sum() / (difference.std() * np.sqrt(len(tail)))
+    assert exponential.ratio == pytest.approx(difference.sum(), rel=1e-9)
+    assert exponential.p == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), rel=1e-9, abs=1e-300)
+
+
+def test_a_tail_turned_down_for_its_shape_is_not_compared():
+    assert power_law(zipf(2.0, 40, seed=2)).comparisons == ()
 
 
 def test_tail_that_is_too_short_or_too_steep_is_named():
@@ -424,7 +449,7 @@ def test_alternatives_are_defined_on_any_tail(histogram, alpha):
         for log_likelihood in (module._geometric(tail), module._lognormal(tail)):
             assert np.isfinite(log_likelihood).all()
             assert np.exp(log_likelihood).sum() < 1 + 1e-6  # a probability
-        module._preferred_alternatives(tail)
+        module._comparisons(tail)
 
 
 def test_result_is_frozen():
