@@ -18,6 +18,7 @@ if getattr(topo, "__version__", None) != __version__:
     )
 
 from analysis.cancellation import cancellation_figure, cancellation_table, draw_cancellation
+from analysis.figure_files import draw_figure
 from analysis.measures import (
     CLUSTERINGS,
     MEASURES,
@@ -61,7 +62,7 @@ from analysis.power_law import LikelihoodRatio, PowerLaw, power_law
 from analysis.published import published_results, published_zero_shot
 from analysis.report import write_report
 from analysis.runs import Run, RunError, by_data, find_runs
-from analysis.scaling import draw_scaling
+from analysis.scaling import draw_scaling, scaling_figure
 from analysis.significance import paired_tests, win_rates
 from analysis.splits import draw_splits, split_table, splits_figure
 from analysis.table import compare, format_table
@@ -97,6 +98,7 @@ __all__ = [
     "degree_preserving_null",
     "degrees",
     "draw_cancellation",
+    "draw_figure",
     "draw_scaling",
     "draw_splits",
     "elm_overlap",
@@ -119,6 +121,7 @@ __all__ = [
     "published_zero_shot",
     "reasons",
     "run_table",
+    "scaling_figure",
     "score_cells",
     "small_worldness",
     "spectral_gap",

@@ -9,7 +9,8 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from analysis import __version__
-from analysis.figure_files import FIGURES
+from analysis.bench import bench_text
+from analysis.figure_files.command import add_figures, write_figure
 from analysis.papers import run_table
 from analysis.papers_text import factor_text, papers_text
 from analysis.report import write_report
@@ -40,11 +41,17 @@ def _run(arguments: Sequence[str]) -> None:
     try:
         options = _parser().parse_args(arguments)
     except ArgumentError as error:
-        raise ValueError(explain_choice(str(error))) from None
+        told = explain_choice(str(error))
+        if told.startswith("unrecognized arguments"):
+            words = " ".join(arguments[: 2 if arguments[0] == "figure" else 1])
+            told += f"; what it takes: epitopo-analysis {words} --help"
+        raise ValueError(told) from None
     chosen = options[options.command]
     if options.command == "figure":
-        out = chosen.out or f"{chosen.figure}.svg"
-        print(f"figure: {FIGURES[chosen.figure](chosen.inputs, out)}")
+        print(write_figure(chosen))
+        return
+    if options.command == "bench":
+        print(bench_text())
         return
     groups = find_runs(chosen.runs)
     if options.command == "table":
@@ -66,7 +73,7 @@ def _table(groups: Groups, chosen: Namespace) -> str:
         return _comparison(groups)
     if chosen.zero_shot:
         return zero_shot_text(groups, chosen.format, chosen.against).rstrip("\n")
-    runs = run_table(run for group in groups.values() for run in group)
+    runs = run_table(groups)
     parts = [part for _, part in runs.groupby("measure", sort=False)]
     if len(parts) > 1 and chosen.format == "csv":
         raise ValueError(f"a CSV table has one score, not {', '.join(runs['measure'].unique())}")
@@ -91,7 +98,7 @@ def _comparison(groups: Groups) -> str:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="epitopo-analysis",
-        description="Tables and reports of training runs.",
+        description="Tables, figures and reports of training runs.",
         version=__version__,
         exit_on_error=False,
     )
@@ -109,20 +116,12 @@ def _parser() -> ArgumentParser:
         commands.add_subcommand(name, sub, help=text)
     text = "Draw a figure of runs, or of a benchmark."
     figure = ArgumentParser(exit_on_error=False, description=text)
-    figure.add_argument(
-        "figure",
-        choices=list(FIGURES),
-        help="Which: scaling (time and memory of link prediction), cancellation (of the branches "
-        "of layers with low rank), splits (scores over the share of low rank).",
-    )
-    figure.add_argument(
-        "inputs",
-        nargs="+",
-        help="Run folders, or folders of run folders; of scaling, the CSV file of `epitopo bench "
-        "scaling --out`.",
-    )
-    figure.add_argument("--out", help="File to write, .svg, .pdf or .png; default: FIGURE.svg.")
     commands.add_subcommand("figure", figure, help=text)
+    add_figures(figure)
+    text = "Time the measures, beside those of networkx, and the summary of a history."
+    commands.add_subcommand(
+        "bench", ArgumentParser(exit_on_error=False, description=text), help=text
+    )
     return parser
 
 

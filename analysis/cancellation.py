@@ -22,6 +22,7 @@ from analysis.runs import Run, RunError, by_data
 from topo.names import unknown
 
 __all__ = [
+    "ATTENTION",
     "MEANING",
     "PROJECTIONS",
     "Place",
@@ -31,11 +32,13 @@ __all__ = [
     "draw_cancellation",
     "final_cancellation",
     "place",
+    "warn_of_left_out",
 ]
 
 Groups = Mapping[str, Sequence[Run]]
 
 ATTENTION = ("Q", "K", "V", "O")
+"""Projections of an attention, in the order of figures."""
 _PARTS = {
     **{"Q": ("q_proj", "q"), "K": ("k_proj", "k"), "V": ("v_proj", "v")},
     **{"O": ("o_proj", "out_proj", "o"), "gate": ("gate_proj",)},
@@ -192,8 +195,7 @@ def cancellation_figure(groups: Groups, projections: Sequence[str] = ATTENTION) 
         raise RunError(f"the runs are on several data sets ({', '.join(data)}): draw those of one")
     rows = list(dict.fromkeys(zip(table["method"], table["stack"], strict=True)))
     columns = [name for name in projections if name in set(table["projection"])]
-    figure = Figure(figsize=(2.15 * len(columns) + 0.9, 1.75 * len(rows) + 0.7))
-    figure.set_layout_engine("constrained")
+    figure = figures.canvas(min(figures.PAGE, 1.55 * len(columns) + 0.7), 1.36 * len(rows) + 0.55)
     axes = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
     colours = figures.depth_colours(int(table["block"].max()) + 1)
     for (method, stack), line in zip(rows, axes, strict=True):
@@ -220,12 +222,17 @@ def draw_cancellation(
 
     Warns of the groups that are left out, having no two branches.
     """
-    without = [label for label, runs in groups.items() if all(r.cancellation is None for r in runs)]
     with figures.style():
         file = figures.save(cancellation_figure(groups, projections), out)
-    if without:
-        warnings.warn(f"without two branches, so left out: {', '.join(without)}", stacklevel=2)
+    warn_of_left_out(groups)
     return file
+
+
+def warn_of_left_out(groups: Groups) -> None:
+    """Warn of the groups that the figure leaves out, having no two branches."""
+    without = [label for label, runs in groups.items() if all(r.cancellation is None for r in runs)]
+    if without:
+        warnings.warn(f"without two branches, so left out: {', '.join(without)}", stacklevel=3)
 
 
 def cancellation_item(groups: Groups) -> list[Item]:

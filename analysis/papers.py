@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,12 @@ METHOD = "sparsity.method"
 _SETTING = ["data", "model", "sparsity"]
 
 
-def run_table(runs: Iterable[Run]) -> pd.DataFrame:
+def run_table(runs: Iterable[Run] | Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """One row per run.
+
+    Parameters
+    ----------
+    runs : iterable of Run, or groups of them from `find_runs`
 
     Returns
     -------
@@ -36,7 +41,7 @@ def run_table(runs: Iterable[Run]) -> pd.DataFrame:
         - every setting, as text, by its dotted key ("sparsity.topology"); missing ones are NaN
     """
     rows = []
-    for run in runs:
+    for run in chain.from_iterable(runs.values()) if isinstance(runs, Mapping) else runs:
         settings = {key: _text(value) for key, value in run.settings.items()}
         rows.append(
             {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from analysis.forms import form
 from analysis.learning_curves import add_legend
 from analysis.runs import Run, RunError
 
-__all__ = ["draw_splits", "split_table", "splits_figure"]
+__all__ = ["draw_splits", "split_table", "splits_figure", "warn_of_budgets"]
 
 Groups = Mapping[str, Sequence[Run]]
 
@@ -97,7 +98,7 @@ def splits_figure(groups: Groups) -> Figure:
     """
     table = split_table(groups)
     first = next(iter(groups.values()))[0]
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    figure = figures.canvas(4.2, 2.8)
     ax = figure.add_subplot()
     figures.splits(table, ax)
     total = f"{100 * first.sparsity:.3g} % sparse in all"
@@ -113,15 +114,20 @@ def splits_figure(groups: Groups) -> Figure:
 def draw_splits(groups: Groups, out: str | os.PathLike[str]) -> Path:
     """Write `splits_figure` to a file (.svg, .pdf or .png).
 
-    Warns where the budgets are not what was set, since ranks are rounded (much, in small models).
+    Warns where the budgets are not what was set.
     """
     with figures.style():
         file = figures.save(splits_figure(groups), out)
+    warn_of_budgets(groups)
+    return file
+
+
+def warn_of_budgets(groups: Groups) -> None:
+    """Warn of budgets that are not what was set: ranks are rounded (much, in small models)."""
     kept = [run.total_density for group in groups.values() for run in group]
     if max(kept) - min(kept) > _SAME:
         told = f"{100 * min(kept):.3g} to {100 * max(kept):.3g} % of the dense weights"
-        warnings.warn(f"as ranks are rounded, the runs keep {told}, unequal budgets", stacklevel=2)
-    return file
+        warnings.warn(f"as ranks are rounded, the runs keep {told}, unequal budgets", stacklevel=3)
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -186,6 +192,6 @@ def _label_shares(ax: Axes, table: pd.DataFrame) -> None:
         textcoords="offset points",
         ha="right",
         va="top",
-        fontsize=8.5,
+        fontsize=rcParams["xtick.labelsize"],
         color="#555555",
     )
