@@ -36,12 +36,12 @@ def learning_curves(groups: Groups) -> Item:
     x = "epoch" if first.unit == "samples" else "step"
     table = pd.DataFrame(rows)
     columns = _panels(table, first.measure)
-    figure = Figure(figsize=(9.2, 2.9), layout="constrained")
+    figure = figures.Sheet(figsize=(9.2, 2.9), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     cut = ""
     for ax, column, letter in zip(axes, columns, "abc", strict=False):
         data = over_seeds(table[table[column].notna()], x, [column])
-        figures.curves(data, x, column, ax)
+        figures.curves(data, x, column, ax, order=list(groups))
         name = form(column).name.replace("train ", "training ")
         ax.set(title=f"{letter}  {name[0].upper()}{name[1:]}", xlabel=_X[x])
         _label_steps(ax, data[x].max())
@@ -73,7 +73,7 @@ def learning_curves(groups: Groups) -> Item:
 
 
 def over_seeds(data: pd.DataFrame, x: str, columns: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation (``_std``) of columns over the runs of each method."""
+    """Mean and standard deviation (``_std``) of columns over each method's runs with a value."""
     grouped = data.groupby(["method", x], sort=False)[columns]
     return grouped.mean().join(grouped.std().add_suffix("_std")).reset_index()
 
@@ -84,14 +84,18 @@ def about_lines(groups: Groups) -> str:
     if counts == {1}:
         return "One run of each method."
     how_many = f"{counts.pop()} runs" if len(counts) == 1 else "the runs of each method"
-    return f"Mean over {how_many}, band: one standard deviation."
+    return (
+        f"Mean over {how_many} (where some have no value, over the others), band: one standard "
+        "deviation."
+    )
 
 
 def add_legend(figure: Figure, ax: Axes, where: Any) -> None:
     """In a panel, or below the figure where it would cover the lines."""
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) <= 4:
-        ax.legend(loc=where)
+        if labels:
+            ax.legend(loc=where)
         return
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.25 * -(-len(labels) // 4))

@@ -7,11 +7,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
+from string import Template
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-__all__ = ["PAGE", "Item", "html_table", "sections", "svg"]
+__all__ = ["Item", "html_table", "page", "sections", "svg"]
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ def sections(parts: Sequence[tuple[str, Sequence[Item]]]) -> str:
 def svg(figure: Figure, description: str) -> str:
     """A figure as an image within the page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}">'
+    image = f'<img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}">'
+    return f'<div class="wide">{image}</div>'
 
 
 def html_table(table: pd.DataFrame, text: frozenset[str] = frozenset({"method"})) -> str:
@@ -82,50 +85,18 @@ def html_table(table: pd.DataFrame, text: frozenset[str] = frozenset({"method"})
     return f"<div class='wide'><table>{inner}</table></div>"
 
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-:root {{ --ink: #1b1b1b; --soft: #5a5a5a; --rule: #1b1b1b; --hair: #d8d8d8; --page: #ffffff; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e8e8e8; --soft: #b0b0b0; --rule: #c8c8c8; --hair: #444; --page: #17181a; }}
-}}
-body {{ max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; color: var(--ink);
-  background: var(--page); font: 1rem/1.55 Charter, "Bitstream Charter", Cambria, Georgia, serif; }}
-h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0 0 .6rem; }}
-h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .5rem; }}
-p.lead {{ color: var(--soft); margin: 0 0 2rem; }}
-figure {{ margin: 2.2rem 0; }}
-figure img {{ display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }}
-figcaption {{ font-size: .92rem; color: var(--soft); margin: .5rem 0; }}
-figcaption b {{ color: var(--ink); }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-size: .92rem;
-  font-variant-numeric: tabular-nums; border-top: 2px solid var(--rule);
-  border-bottom: 2px solid var(--rule); }}
-th, td {{ padding: .35rem .6rem; text-align: right; vertical-align: top; }}
-th {{ border-bottom: 1px solid var(--rule); font-weight: 600; vertical-align: bottom; }}
-tbody tr + tr td {{ border-top: 1px solid var(--hair); }}
-.text {{ text-align: left; }}
-pre {{ font-size: .82rem; line-height: 1.4; overflow-x: auto; padding: .7rem .9rem;
-  border: 1px solid var(--hair); border-radius: 4px; }}
-summary {{ cursor: pointer; }}
-footer {{ margin: 3rem 0 1rem; color: var(--soft); font-size: .85rem; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="lead">{lead}</p>
-{sections}
-<h2>Make it again</h2>
-<pre>{commands}</pre>
-{configs}
-<footer>Made by epitopo {version}. This file needs no network.</footer>
-</body>
-</html>
-"""
-"""To be formatted with title, lead, sections, commands, configs and version."""
+def page(**texts: str) -> str:
+    """The whole page, with its style and script in it.
+
+    Parameters
+    ----------
+    **texts : str
+        HTML: title, lead, sections, commands, configs and version.
+    """
+    folder = files("analysis") / "report_page"
+    parts = {
+        name: (folder / file).read_text(encoding="utf-8").rstrip()
+        for name, file in (("style", "page.css"), ("script", "slider.js"))
+    }
+    template = Template((folder / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(texts, **parts)

@@ -14,8 +14,9 @@ from analysis import figures
 from analysis.cancellation import MEANING, cancellation_item
 from analysis.forms import form
 from analysis.learning_curves import learning_curves
-from analysis.page import PAGE, Item, html_table, sections
+from analysis.page import Item, html_table, page, sections
 from analysis.runs import Run, by_data
+from analysis.slider import MOST_BYTES
 from analysis.table import compare, format_table
 from analysis.topology_figures import topology_items
 from topo.files import write_atomically
@@ -28,10 +29,14 @@ Groups = Mapping[str, Sequence[Run]]
 def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
     """Write the report of some runs as one HTML file that needs nothing else.
 
-    For every data set: the comparison table, learning curves, cancellation of the two branches of
-    layers with low rank, density, ELM overlap and active
-    neuron rate over the updates, adjacency pictures at the start and the end, degree distributions
-    with the power-law fit where there is one; and how to make it all again.
+    For every data set: the comparison table; learning curves; cancellation of the two branches of
+    layers with low rank; measures of the topology over the updates; how long links live; a slider
+    through the adjacency pictures and degree distributions of every step, for several runs beside
+    each other; the same at the start and the end, with the power-law fit where there is one. And
+    how to make it all again.
+
+    The same runs give the same bytes. What would make the page too large is left out evenly, and
+    the captions say so.
 
     Parameters
     ----------
@@ -51,20 +56,21 @@ def write_report(groups: Groups, out: str | os.PathLike[str]) -> Path:
     parts = by_data(groups)
     with figures.style():
         items = [
-            (f"On {name}" if len(parts) > 1 else "", _items(part)) for name, part in parts.items()
+            (f"On {name}" if len(parts) > 1 else "", _items(part, MOST_BYTES // len(parts)))
+            for name, part in parts.items()
         ]
-    page = _page(parts, sections(items))
+    text = _page(parts, sections(items))
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, page.encode())
+    write_atomically(file, text.encode())
     return file
 
 
-def _items(groups: Groups) -> list[Item]:
+def _items(groups: Groups, slider_bytes: int) -> list[Item]:
     return [
         _comparison(groups),
         learning_curves(groups),
         *cancellation_item(groups),
-        *topology_items(groups),
+        *topology_items(groups, slider_bytes),
     ]
 
 
@@ -129,7 +135,7 @@ def _page(parts: Mapping[str, Groups], body: str) -> str:
         for name, part in parts.items()
         for label, group in part.items()
     )
-    return PAGE.format(
+    return page(
         title=escape(title),
         lead=escape(" ".join(lead)),
         sections=body,

@@ -77,7 +77,9 @@ def test_the_figure_of_growing_time_and_memory(ending, tmp_path):
     arguments = ["figure", "scaling", str(tmp_path / "t.csv"), "--out"]
     assert analyse([*arguments, str(tmp_path / f"again.{ending}")]) == 0
     assert (tmp_path / f"again.{ending}").stat().st_size > 5000
-    assert analyse([*arguments, str(tmp_path / "nowhere" / "f.svg")]) == 2
+    assert analyse([*arguments, str(tmp_path / "new" / f"f.{ending}")]) == 0
+    assert (tmp_path / "new" / f"f.{ending}").stat().st_size > 5000
+    assert analyse([*arguments, str(tmp_path / "t.csv" / f"f.{ending}")]) == 2  # no folder
     with pytest.raises(ValueError, match="the table has no column seconds"):
         draw_scaling(table.drop(columns="seconds"), file)
     with pytest.raises(ValueError, match=r"must end in \.svg"):

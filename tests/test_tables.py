@@ -14,9 +14,9 @@ import analysis
 import topo
 from analysis import figures, significance
 from analysis.__main__ import main as cli
+from analysis.end_figures import end_items
 from analysis.learning_curves import learning_curves
 from analysis.published import published_result
-from analysis.topology_figures import topology_items
 
 DATA = {
     "images": {"name": "fashion-mnist", "batch_size": 32},
@@ -549,7 +549,7 @@ def test_a_report_of_several_tasks(bleu, tmp_path):
     assert "Test BLEU of the model with the lowest validation loss" in page
     assert "lower is better" in page
     assert "of transformer-512x6 on the data set multi30k" in page
-    for kind, count in (("Table", 6), ("Figure", 12)):
+    for kind, count in (("Table", 6), ("Figure", 18)):
         numbers = [int(n) for n in re.findall(rf"<b>{kind} (\d+)", page)]
         assert numbers == list(range(1, count + 1))
 
@@ -587,15 +587,15 @@ def test_many_layers_are_pictured_in_part(bleu, monkeypatch):
     groups = {"SET": [analysis.Run.open(bleu / "set-0.1-0")]}
     shown = []
     monkeypatch.setattr(
-        "analysis.topology_figures.svg",
+        "analysis.end_figures.svg",
         lambda figure, description: shown.append([a.get_title(loc="left") for a in figure.axes]),
     )
     with figures.style():
-        items = topology_items(groups)
-    names = [title.split()[-1] for title in shown[1][:4]]
+        items = end_items(groups)
+    names = [title.split()[-1] for title in shown[0][:4]]
     assert names == [
         "encoder.0.self_attn.q_proj", "encoder.1.self_attn.out_proj", "decoder.0.fc1",
         "decoder.1.fc2",
     ]  # fmt: skip
-    assert "4 of 16 layers" in items[1].caption
+    assert "4 of 16 layers" in items[0].caption
     assert items[-1].body.count("<tr>") == 1 + 2 * 4

@@ -34,6 +34,7 @@ __all__ = [
     "points",
     "save",
     "style",
+    "use",
 ]
 
 #: Okabe and Ito's palette: told apart with every common colour vision deficiency.
