@@ -15,6 +15,7 @@ import pandas as pd
 
 import topo
 from analysis.measures import clustering, path_length, summary
+from topo.adjacency import link_keys
 from topo.parallel import thread_count
 
 __all__ = ["bench_history", "bench_measures", "bench_text"]
@@ -80,8 +81,7 @@ def _history(folder: Path, updates: int) -> topo.History:
     for update in range(1, updates + 1):
         events, after = {}, {}
         for name, old in network.layers.items():
-            rows, columns = topo.links(old)
-            keys = rows.astype(np.int64) * old.shape[1] + columns
+            keys = link_keys(old)
             gone = topo.sample_integers(len(keys), len(keys) * 3 // 10, topo.stream(update, name))
             new_rows, new_columns = topo.sample_absent(old, len(gone), topo.stream(update, name))
             grown = new_rows.astype(np.int64) * old.shape[1] + new_columns

@@ -16,7 +16,7 @@ from analysis.measures import degrees
 from analysis.page import Item, html_table, svg
 from analysis.power_law import PowerLaw, power_law
 from analysis.runs import Run
-from analysis.shown import SIDES, short_names, spread
+from analysis.shown import SIDES, full_ink, short_names, spread
 
 __all__ = ["end_items"]
 
@@ -74,7 +74,7 @@ def _adjacency(ends: Ends, seeds: str) -> Item:
     columns = max(len(network.layers) for _, _, network in pictures)
     short = short_names([name for _, _, network in pictures for name in network.layers])
     density = max(n.density for _, _, n in pictures)
-    vmax = min(1.0, 5 * density) or 1.0
+    vmax = full_ink(density)
     figure = figures.Sheet(
         figsize=(2.9 * columns + 0.6, 2.35 * len(pictures)), layout="constrained"
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["SIDES", "evenly", "short_names", "spread"]
+__all__ = ["SIDES", "evenly", "full_ink", "short_names", "spread"]
 
 SIDES = {"output": "links per output neuron, k", "input": "links per input neuron, k"}
 """The sides of a layer, and what the degrees of their neurons are."""
@@ -29,6 +29,18 @@ def evenly(count: int, most: int) -> list[int]:
 def spread(names: Sequence[str], most: int) -> list[str]:
     """At most `most` of some names, from the first to the last."""
     return [names[i] for i in evenly(len(names), most)]
+
+
+def full_ink(densest: float) -> float:
+    """The density of a tile that is drawn as full ink, by that of the densest layer.
+
+    Examples
+    --------
+    >>> from analysis.shown import full_ink
+    >>> full_ink(0.05), full_ink(0.5), full_ink(0.0)
+    (0.25, 1.0, 1.0)
+    """
+    return min(1.0, 5 * densest) or 1.0
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from analysis.frames import LayerFrames, layer_frames, tile_sides
 from analysis.measures.degree_counts import SIDES
 from analysis.page import Item
 from analysis.runs import Run
-from analysis.shown import evenly, short_names, spread
+from analysis.shown import evenly, full_ink, short_names, spread
 
 __all__ = ["MOST_BYTES", "slider_item"]
 
@@ -167,7 +167,7 @@ def _full_ink(films: Sequence[_Film]) -> dict[str, float]:
         for name, layer in film.layers.items():
             density = max(layer.links) / (layer.shape[0] * layer.shape[1])
             densest[name] = max(density, densest.get(name, 0.0))
-    return {name: min(1.0, 5 * density) or 1.0 for name, density in densest.items()}
+    return {name: full_ink(density) for name, density in densest.items()}
 
 
 def _body(films: Sequence[_Film], most: Mapping[str, float]) -> str:

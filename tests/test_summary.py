@@ -413,7 +413,7 @@ def test_network_summary_is_what_the_single_functions_say(tmp_path):
 
 
 def test_networks_of_more_steps_than_are_held_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("analysis.measures.network_summaries.thread_count", lambda: 1)
+    monkeypatch.setattr("topo.parallel.thread_count", lambda: 1)
     history = evolved(tmp_path / "h", updates=9)
     table = analysis.network_summary(history, ["links"])
     assert table["step"].tolist() == history.steps
@@ -487,7 +487,7 @@ def test_the_file_is_the_same_whichever_step_is_measured_first(history, monkeypa
     analysis.summary(history, ["links", "nestedness"])
     data = cache_file(history).read_bytes()
     cache_file(history).unlink()
-    backwards = "analysis.measures.summaries.map_threads"
+    backwards = "topo.parallel.map_threads"
     monkeypatch.setattr(backwards, lambda f, items: [f(item) for item in items[::-1]][::-1])
     analysis.summary(history, ["links", "nestedness"])
     assert cache_file(history).read_bytes() == data
@@ -725,8 +725,7 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path, monkeypatch, threads, ca
     history = evolved(tmp_path / "h", updates=9)
     expected = analysis.summary(history, ["spectral_gap", "links"], cache=False)
     calls["spectral_gap"] = 0
-    for module in ("topo.parallel", "analysis.measures.summaries"):
-        monkeypatch.setattr(f"{module}.thread_count", lambda: threads)
+    monkeypatch.setattr("topo.parallel.thread_count", lambda: threads)
     links = analysis.MEASURES["links"]
 
     def interrupted(state):

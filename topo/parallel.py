@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TypeVar
 
-__all__ = ["map_threads", "thread_count"]
+__all__ = ["map_threads", "stream_threads", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,6 +59,20 @@ def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return [future.result() for future in futures] + rest
     finally:
         wait([future for future in futures if not future.cancel()])
+
+
+def stream_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map_threads` of items that are too many to hold at once: a few for each thread.
+
+    Examples
+    --------
+    >>> from topo.parallel import stream_threads
+    >>> sum(stream_threads(len, ("ab" for _ in range(1000))))
+    2000
+    """
+    rest = iter(items)
+    while batch := list(islice(rest, 4 * thread_count())):
+        yield from map_threads(function, batch)
 
 
 def _mark() -> None:

@@ -14,7 +14,7 @@ from analysis.figure_files.selection import (
 from analysis.figure_files.trends import step_axis
 from analysis.measures import active_neurons, degrees, elm_overlap
 from analysis.runs import RunError
-from analysis.shown import SIDES, evenly, short_names
+from analysis.shown import SIDES, evenly, full_ink, short_names
 
 __all__ = ["topology_animation"]
 
@@ -65,7 +65,7 @@ def topology_animation(
     }
     densest = max(a.nnz / max(1, a.shape[0] * a.shape[1]) for _, own in shown for a in own.values())
     tiled = any(max(history.shapes[name]) > _CELLS for name in names)
-    vmax = min(1.0, 5 * densest) if tiled and densest else 1.0
+    vmax = full_ink(densest) if tiled else 1.0
     short = short_names(names)
     figure = figures.canvas(max(figures.COLUMN, 2.1 * len(names)), 4.6)
     axes = figure.subplots(2, len(names), squeeze=False)

@@ -15,14 +15,13 @@ from analysis import figures
 from analysis.figure_files.selection import Groups, Picture, broken, pictures
 from analysis.measures import degrees
 from analysis.power_law import PowerLaw, power_law
-from analysis.shown import SIDES, short_names
+from analysis.shown import SIDES, full_ink, short_names
 from topo.names import find
 
 __all__ = ["adjacency_figure", "degree_figure"]
 
 _LAW = "power law, "
 _CELLS = 96  # tiles along a side
-_DARKEST = 5  # times the density of the densest layer
 
 
 def adjacency_figure(
@@ -51,7 +50,7 @@ def adjacency_figure(
     every = [layer for picture in shown for layer in picture.layers.values()]
     tiled = any(max(layer.shape) > _CELLS for layer in every)
     densest = max(layer.nnz / max(1, layer.shape[0] * layer.shape[1]) for layer in every)
-    vmax = min(1.0, _DARKEST * densest) if tiled and densest else 1.0
+    vmax = full_ink(densest) if tiled else 1.0
     for row, picture in zip(axes, shown, strict=True):
         for ax, layer in zip(row, picture.layers.values(), strict=False):
             figures.adjacency(layer, ax, cells=_CELLS, vmax=vmax)

@@ -14,6 +14,7 @@ import topo
 from analysis import figures
 from analysis.measures import degrees
 from analysis.power_law import PowerLaw, power_law
+from analysis.shown import full_ink
 
 __all__ = ["start_topologies", "starts_figure"]
 
@@ -89,7 +90,7 @@ def starts_figure(
     figure = figures.canvas(figures.PAGE, 0.75 + 2 * figures.PAGE / max(4, len(made)))
     axes = figure.subplots(2, len(made), squeeze=False)
     for (above, below), (name, layer) in zip(axes.T, made.items(), strict=True):
-        figures.adjacency(layer, above, cells=_CELLS, vmax=min(1.0, 5 * density))
+        figures.adjacency(layer, above, cells=_CELLS, vmax=full_ink(density))
         above.set_aspect("equal")
         both = np.concatenate([degrees(layer, side) for side in ("output", "input")])
         fit = power_law(both)
@@ -105,7 +106,7 @@ def starts_figure(
     figures.footnote(
         figure,
         f"{size} x {size} neurons, {100 * density:g} % of the links, seed {seed}. Grey: the "
-        f"density of a tile, black {100 * min(1.0, 5 * density):g} % and more. Neurons of BSF in "
+        f"density of a tile, black {100 * full_ink(density):g} % and more. Neurons of BSF in "
         "the order of their degrees. Orange: power law, where the degrees have one.",
     )
     return figure

@@ -19,8 +19,8 @@ from analysis import figures
 from analysis.figure_files.selection import Groups, histories, one_data_set
 from analysis.figure_files.trends import (
     add_methods,
-    densities,
     layout,
+    network_density,
     step_axis,
 )
 from analysis.forms import form
@@ -95,12 +95,10 @@ def training_operations(run: Run) -> pd.DataFrame:
     last = int(run.metrics["step"].max())
     if run.history is None:
         return pd.DataFrame({"step": [0, last], "density": 1.0, "flops": [0.0, 1.0]})
-    table = densities(run.history, last)
-    sums = table.groupby("step", as_index=False)[["links", "possible"]].sum()
-    density = sums["links"] / sums["possible"]
-    lasted = np.diff(sums["step"], prepend=0)
-    spent = (density.shift(fill_value=0.0) * lasted).cumsum() / last
-    return pd.DataFrame({"step": sums["step"], "density": density, "flops": spent})
+    table = network_density(run.history, last)
+    lasted = np.diff(table["step"], prepend=0)
+    spent = (table["density"].shift(fill_value=0.0) * lasted).cumsum() / last
+    return table[["step", "density"]].assign(flops=spent)
 
 
 def flops_figure(groups: Groups) -> Figure:

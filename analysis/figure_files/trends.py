@@ -26,6 +26,7 @@ __all__ = [
     "densities",
     "density_figure",
     "layout",
+    "network_density",
     "overlap_figure",
     "step_axis",
     "trend_figure",
@@ -187,7 +188,8 @@ def _of_network(run: Run, metric: str) -> pd.DataFrame:
     return _of_layers(run, metric).groupby("step")[metric].mean().reset_index()
 
 
-def _density(history: topo.History, last: int) -> pd.DataFrame:
+def network_density(history: topo.History, last: int) -> pd.DataFrame:
+    """Columns step and density, of all layers together: see `densities`."""
     sums = densities(history, last).groupby("step", as_index=False)[["links", "possible"]].sum()
     return sums.assign(density=sums["links"] / sums["possible"])
 
@@ -199,7 +201,7 @@ def _active(history: topo.History, last: int) -> pd.DataFrame:
 
 # of all layers at once; of others, the mean over layers is shown
 _WHOLE: dict[str, Callable[[topo.History, int], pd.DataFrame]] = {
-    "density": _density,
+    "density": network_density,
     "active_neuron_rate": _active,
 }
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 import topo
-from analysis.measures.graphs import biadjacency
+from analysis.measures.graphs import biadjacency, side_degrees
 from analysis.measures.undefined import Undefined
 from topo.checks import as_integer
 
@@ -178,7 +178,7 @@ def _join(layer: sparse.csr_array, labels: _Labels) -> _Labels:
     """The best community of each output neuron, given those of the input neurons."""
     one_hot = sparse.csr_array((np.ones(len(labels)), labels, np.arange(len(labels) + 1)))
     links = sparse.csr_array(layer @ one_hot)
-    k, d = np.diff(layer.indptr), np.bincount(layer.indices, minlength=layer.shape[1])
+    k, d = side_degrees(layer, "output"), side_degrees(layer, "input")
     rows = np.repeat(np.arange(len(k)), np.diff(links.indptr))
     gain = links.data - k[rows] * np.bincount(labels, d)[links.indices] / layer.nnz
     order = np.lexsort((links.indices, -gain, rows))
@@ -189,7 +189,7 @@ def _join(layer: sparse.csr_array, labels: _Labels) -> _Labels:
 
 def _by_size(layer: sparse.csr_array, g: _Labels, h: _Labels) -> tuple[_Labels, _Labels]:
     """Number communities from the largest, ties by their first neuron; -1 without links."""
-    active = np.diff(layer.indptr) > 0, np.bincount(layer.indices, minlength=layer.shape[1]) > 0
+    active = side_degrees(layer, "output") > 0, side_degrees(layer, "input") > 0
     both = np.concatenate([g[active[0]], h[active[1]]])
     labels, first, sizes = np.unique(both, return_index=True, return_counts=True)
     order = np.lexsort((first, -sizes))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from analysis.measures.graphs import biadjacency
+from analysis.measures.graphs import biadjacency, side_degrees
 from analysis.measures.opsahl_counts import four_paths
 from analysis.measures.overlaps import Overlaps, overlaps
 from analysis.measures.undefined import Undefined
@@ -38,9 +38,7 @@ def _latapy(found: Overlaps, kind: str) -> _Values:
 def _opsahl(adjacency: sparse.csr_array, side: str) -> _Values:
     total, closed = four_paths(adjacency, side)
     values = closed / np.maximum(total, 1)
-    values[np.diff(adjacency.indptr if side == "output" else adjacency.tocsc().indptr) == 0] = (
-        np.nan
-    )
+    values[side_degrees(adjacency, side) == 0] = np.nan
     return np.asarray(values)
 
 
@@ -111,8 +109,7 @@ def robins_alexander(adjacency: sparse.csr_array, found: Overlaps) -> float:
     """Four times the cycles of length four over the paths of length three."""
     if not adjacency.nnz:
         return Undefined("no neuron has a link")
-    inputs = np.bincount(adjacency.indices, minlength=adjacency.shape[1])
-    outputs = np.diff(adjacency.indptr)
+    outputs, inputs = (side_degrees(adjacency, side) for side in ("output", "input"))
     paths = int(np.dot(outputs - 1, adjacency.astype(np.int64) @ (inputs - 1)))
     squares = int(found.squares.sum()) // 2  # each was met from both ends
     return 4 * squares / paths if paths else 0.0

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 import topo
-from analysis.measures.graphs import biadjacency
+from analysis.measures.graphs import biadjacency, side_degrees
 from analysis.measures.undefined import Undefined
 from topo.populations import neurons
 
@@ -45,8 +45,8 @@ def assortativity(adjacency: Any) -> float:
     """
     layer = biadjacency(adjacency)
     rows, columns = topo.links(layer)
-    k = np.diff(layer.indptr)[rows]
-    d = np.bincount(layer.indices, minlength=layer.shape[1])[columns]
+    k = side_degrees(layer, "output")[rows]
+    d = side_degrees(layer, "input")[columns]
     return _correlation(k.astype(float), d.astype(float), "links")
 
 

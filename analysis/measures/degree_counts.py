@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 import topo
-from analysis.measures.graphs import as_network, biadjacency, block_graph
+from analysis.measures.graphs import as_network, biadjacency, block_graph, side_degrees
 
 __all__ = ["SIDES", "degree_distribution", "degrees"]
 
@@ -35,12 +35,7 @@ def degrees(adjacency: Any, side: str) -> npt.NDArray[np.int64]:
     >>> analysis.degrees(a, "output").tolist(), analysis.degrees(a, "input").tolist()
     ([2, 1], [1, 2, 0])
     """
-    layer = biadjacency(adjacency)
-    if side == "output":
-        return np.diff(layer.indptr).astype(np.int64)
-    if side == "input":
-        return np.bincount(layer.indices, minlength=layer.shape[1])
-    raise ValueError(f"side must be 'output' or 'input', not {side!r}")
+    return side_degrees(biadjacency(adjacency), side)
 
 
 def degree_distribution(source: topo.Network | sparse.csr_array) -> pd.DataFrame:
@@ -75,7 +70,7 @@ def degree_distribution(source: topo.Network | sparse.csr_array) -> pd.DataFrame
     """
     network = as_network(source)
     parts = [
-        _distribution(degrees(adjacency, side), name, side)
+        _distribution(side_degrees(adjacency, side), name, side)
         for name, adjacency in network.layers.items()
         for side in SIDES
     ]

@@ -11,7 +11,7 @@ from scipy import sparse
 import topo
 from topo.populations import neurons
 
-__all__ = ["active_part", "as_network", "biadjacency", "block_graph", "two_ways"]
+__all__ = ["active_part", "as_network", "biadjacency", "block_graph", "side_degrees", "two_ways"]
 
 Indices = npt.NDArray[np.int32]
 
@@ -39,14 +39,26 @@ def active_part(adjacency: sparse.csr_array) -> sparse.csr_array:
     """The layer of those neurons that have links; as it is where none has."""
     if not adjacency.nnz:
         return adjacency
-    k, d = np.diff(adjacency.indptr), np.bincount(adjacency.indices, minlength=adjacency.shape[1])
+    k, d = (side_degrees(adjacency, side) for side in ("output", "input"))
     return topo.as_adjacency(adjacency[k > 0][:, d > 0])
+
+
+def side_degrees(adjacency: sparse.csr_array, side: str) -> npt.NDArray[np.int64]:
+    """`analysis.degrees` of an adjacency that was checked before."""
+    _check_side(side)
+    if side == "output":
+        return np.diff(adjacency.indptr).astype(np.int64)
+    return np.bincount(adjacency.indices, minlength=adjacency.shape[1])
+
+
+def _check_side(side: str) -> None:
+    if side not in ("output", "input"):
+        raise ValueError(f"side must be 'output' or 'input', not {side!r}")
 
 
 def two_ways(adjacency: sparse.csr_array, side: str) -> tuple[Indices, Indices, Indices, Indices]:
     """Neighbours of one side's neurons, and of the other's: indptr and indices of each, sorted."""
-    if side not in ("output", "input"):
-        raise ValueError(f"side must be 'output' or 'input', not {side!r}")
+    _check_side(side)
     other = adjacency.tocsc()
     ends = (adjacency.indptr, adjacency.indices, other.indptr, other.indices)
     return ends if side == "output" else (ends[2], ends[3], ends[0], ends[1])

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
 
 import topo
+from topo.adjacency import link_keys, locate
 from topo.checks import as_integer, check_type
 
 __all__ = ["lifetimes", "link_ages", "survival", "turnover"]
@@ -111,9 +111,9 @@ def turnover(history: topo.History) -> pd.DataFrame:
     rows = []
     before: dict[str, _Keys] = {}
     for step, network in history.networks():
-        after = {name: _keys(adjacency) for name, adjacency in network.layers.items()}
+        after = {name: link_keys(adjacency) for name, adjacency in network.layers.items()}
         for name, old in before.items():
-            stayed = int(_among(old, after[name]).sum())
+            stayed = int((locate(old, among=after[name]) >= 0).sum())
             lost, grown = len(old) - stayed, len(after[name]) - stayed
             share = lost / len(old) if len(old) else np.nan
             rows.append((step, name, len(old), lost, grown, share))
@@ -244,12 +244,12 @@ def _endings(history: topo.History, until: int | None = None) -> Iterator[_Endin
         if until is not None and step > until:
             break
         for name, adjacency in network.layers.items():
-            old, new = links[name], _keys(adjacency)
-            stayed = _among(old, new)
+            old, new = links[name], link_keys(adjacency)
+            stayed = locate(old, among=new) >= 0
             if not stayed.all():
                 yield _Ending(name, old[~stayed], born[name][~stayed], step)
             since = np.full(len(new), step, np.int64)
-            since[_among(new, old)] = born[name][stayed]
+            since[locate(new, among=old) >= 0] = born[name][stayed]
             links[name], born[name] = new, since
     for name in links:
         yield _Ending(name, links[name], born[name], None)
@@ -257,16 +257,3 @@ def _endings(history: topo.History, until: int | None = None) -> Iterator[_Endin
 
 def _died(part: _Ending) -> npt.NDArray[np.float64]:
     return np.full(len(part.links), np.nan if part.died is None else float(part.died))
-
-
-def _keys(adjacency: sparse.csr_array) -> _Keys:
-    rows, columns = topo.links(adjacency)
-    return np.asarray(rows.astype(np.int64) * adjacency.shape[1] + columns)
-
-
-def _among(keys: _Keys, others: _Keys) -> npt.NDArray[np.bool_]:
-    """Which keys are among others, both ascending."""
-    if not len(others):
-        return np.zeros(len(keys), bool)
-    place = np.minimum(np.searchsorted(others, keys), len(others) - 1)
-    return np.asarray(others[place] == keys)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from analysis.measures.summaries import names_of
 from analysis.measures.undefined import Undefined
 from analysis.power_law import power_law
 from topo.names import find
-from topo.parallel import map_threads, thread_count
+from topo.parallel import stream_threads
 
 __all__ = ["NETWORK_MEASURES", "network_summary"]
 
@@ -110,9 +109,7 @@ def network_summary(
     if isinstance(source, topo.Network):
         rows = [measure((0, source))]
     elif isinstance(source, topo.History):
-        states, rows = source.networks(), []
-        while batch := list(islice(states, 4 * thread_count())):  # not the whole history in memory
-            rows += map_threads(measure, batch)
+        rows = list(stream_threads(measure, source.networks()))
     else:
         raise ValueError(
             f"network_summary takes a Network or a History, not {type(source).__name__}"

@@ -137,7 +137,7 @@ def _over(values: list[float], statistic: Callable[[list[float]], Any]) -> float
 
 def _sigma(c: float, null_c: float, length: float, null_length: float) -> float:
     if np.isnan(c):
-        return Undefined(getattr(c, "reason", "clustering has no value"))
+        return c
     if np.isnan(null_c) or null_c == 0:
         return Undefined("random graphs of these degrees have no clustering to compare with")
     return (c / null_c) / (length / null_length)
@@ -145,7 +145,7 @@ def _sigma(c: float, null_c: float, length: float, null_length: float) -> float:
 
 def _omega(c: float, ring: float, length: float, null_length: float) -> float:
     if np.isnan(c):
-        return Undefined(getattr(c, "reason", "clustering has no value"))
+        return c
     if np.isnan(ring) or ring == 0:
         return Undefined("the lattice of as many links has no clustering to compare with")
     return null_length / length - c / ring

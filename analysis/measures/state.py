@@ -13,8 +13,8 @@ from scipy import sparse
 from analysis.measures.barber import modularity
 from analysis.measures.clusterings import clustering, mean_latapy, robins_alexander
 from analysis.measures.correlations import assortativity
-from analysis.measures.degree_counts import degrees
 from analysis.measures.distances import PathLength, path_length
+from analysis.measures.graphs import side_degrees
 from analysis.measures.nested import nodf
 from analysis.measures.overlaps import Overlaps, overlaps
 from analysis.measures.small_worlds import SmallWorldness, small_worldness
@@ -68,20 +68,20 @@ class LayerState:
 
 
 def _active(state: LayerState) -> float:
-    both = [degrees(state.percolated, side) for side in ("output", "input")]
+    both = [side_degrees(state.percolated, side) for side in ("output", "input")]
     return float((np.concatenate(both) > 0).mean())
 
 
 def _alpha(side: str) -> Callable[[LayerState], float]:
     def exponent(state: LayerState) -> float:
-        fit = power_law(degrees(state.adjacency, side))
+        fit = power_law(side_degrees(state.adjacency, side))
         return fit.alpha if fit.fits else Undefined("; ".join(fit.reasons))
 
     return exponent
 
 
 def _of_degrees(side: str, statistic: Callable[[Any], Any]) -> Callable[[LayerState], float]:
-    return lambda state: statistic(degrees(state.adjacency, side)).item()
+    return lambda state: statistic(side_degrees(state.adjacency, side)).item()
 
 
 MEASURES: dict[str, Callable[[LayerState], float]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from analysis.measures.lives import turnover
 from analysis.measures.state import MEASURES, ON_REQUEST, LayerState
 from topo.checks import as_integer
 from topo.names import find
-from topo.parallel import map_threads, thread_count
+from topo.parallel import stream_threads
 
 __all__ = ["reasons", "summary"]
 
@@ -102,7 +102,6 @@ def summary(
     past = _past(source, chosen)
     wanted = _recorded(source, steps)
     states = ((s, n) for s, n in source.networks() if s in wanted)
-    rows: list[Value] = []
     measured: list[tuple[str, list[Value]]] = []  # also by threads that an interrupt leaves behind
     shown = _is_watched() if progress is None else progress
     with tqdm(total=len(wanted), desc="measuring", unit="step", disable=not shown) as bar:
@@ -116,9 +115,7 @@ def summary(
             return found
 
         try:
-            # not the whole history in memory
-            while batch := list(islice(states, 4 * thread_count())):
-                rows += chain.from_iterable(map_threads(measure, batch))
+            rows = list(chain.from_iterable(stream_threads(measure, states)))
         finally:
             for key, found in measured:
                 stored.add(key, [v for v in found if _is_built_in(v.measure)])
